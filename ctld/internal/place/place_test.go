@@ -1,0 +1,141 @@
+package place
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+// node makes a ready node; each letter of cards is a GPU: h or a for a free h100 or a100, upper case when taken, x when broken.
+func node(name string, cpus uint32, cards string) Node {
+	n := Node{Name: name, Ready: true, CPUs: cpus, CPUsFree: cpus, MemMiB: 1000, MemFreeMiB: 1000}
+	for i, c := range cards {
+		g := GPU{UUID: fmt.Sprintf("%s-%d", name, i), Index: uint32(i), Type: "h100", Usable: c != 'x', Free: c == 'h' || c == 'a'}
+		if c == 'a' || c == 'A' {
+			g.Type = "a100"
+		}
+		n.GPUs = append(n.GPUs, g)
+	}
+	return n
+}
+
+func TestPlace(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name  string
+		nodes []Node
+		req   Request
+		want  []string // "node:card,card"; nil when it must not fit
+	}{
+		{"best fit leaves the whole node free", []Node{node("n1", 8, "hhhh"), node("n2", 8, "hhHH")}, Request{GPUs: 2, CPUs: 1}, []string{"n2:0,1"}},
+		{"ties go to the first node", []Node{node("n1", 8, "hh"), node("n2", 8, "hh")}, Request{GPUs: 1, CPUs: 1}, []string{"n1:0"}},
+		{"type is honoured", []Node{node("n1", 8, "aa"), node("n2", 8, "hhhh")}, Request{GPUs: 1, GPUType: "h100", CPUs: 1}, []string{"n2:0"}},
+		{"any type does not mix types", []Node{node("n1", 8, "ah")}, Request{GPUs: 2, CPUs: 1}, nil},
+		{"any type prefers the scarcer sufficient one", []Node{node("n1", 8, "hhhaa")}, Request{GPUs: 2, CPUs: 1}, []string{"n1:3,4"}},
+		{"a broken card is not given", []Node{node("n1", 8, "xh")}, Request{GPUs: 2, CPUs: 1}, nil},
+		{"a taken card is not given", []Node{node("n1", 8, "Hh")}, Request{GPUs: 1, CPUs: 1}, []string{"n1:1"}},
+		{"pin by index", []Node{node("n1", 8, "hhhh")}, Request{GPUs: 1, CPUs: 1, DeviceIndexes: []uint32{2}}, []string{"n1:2"}},
+		{"pin by index waits for that card", []Node{node("n1", 8, "hhHh")}, Request{GPUs: 1, CPUs: 1, DeviceIndexes: []uint32{2}}, nil},
+		{"pin by uuid among more", []Node{node("n1", 8, "hhhh")}, Request{GPUs: 2, CPUs: 1, DeviceUUIDs: []string{"n1-3"}}, []string{"n1:0,3"}},
+		{"a job without GPUs avoids free cards", []Node{node("n1", 8, "hhhh"), node("n2", 8, "")}, Request{CPUs: 1}, []string{"n2:"}},
+		{"gang is all or nothing", []Node{node("n1", 8, "hhhh"), node("n2", 8, "HHHH")}, Request{Nodes: 2, GPUs: 4, CPUs: 1}, nil},
+		{"gang ranks follow node order", []Node{node("n1", 8, "hhhh"), node("n2", 8, "hhH"), node("n3", 8, "hh")}, Request{Nodes: 2, GPUs: 2, CPUs: 1}, []string{"n2:0,1", "n3:0,1"}},
+		{"nodelist", []Node{node("n1", 8, "h"), node("n2", 8, "h")}, Request{GPUs: 1, CPUs: 1, Nodelist: []string{"n2"}}, []string{"n2:0"}},
+		{"exclude", []Node{node("n1", 8, "h"), node("n2", 8, "h")}, Request{GPUs: 1, CPUs: 1, Exclude: []string{"n1"}}, []string{"n2:0"}},
+		{"CPUs bind", []Node{node("n1", 2, "h")}, Request{GPUs: 1, CPUs: 4}, nil},
+		{"memory binds", []Node{node("n1", 2, "h")}, Request{GPUs: 1, CPUs: 1, MemMiB: 1001}, nil},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			c := NewCluster(tc.nodes)
+			allocs, ok := c.Place(&tc.req, c.Eligible(&tc.req))
+			var got []string
+			for _, a := range allocs {
+				s := a.GetNode() + ":"
+				for i, u := range a.GetGpuUuids() {
+					if i > 0 {
+						s += ","
+					}
+					s += u[len(a.GetNode())+1:]
+				}
+				got = append(got, s)
+			}
+			if ok != (tc.want != nil) || !cmp.Equal(got, tc.want) {
+				t.Errorf("Place = %v, %v; want %v", got, ok, tc.want)
+			}
+		})
+	}
+}
+
+func TestNotReadyNodeTakesNothing(t *testing.T) {
+	t.Parallel()
+	n := node("n1", 8, "h")
+	n.Ready = false
+	c := NewCluster([]Node{n})
+	r := Request{GPUs: 1, CPUs: 1}
+	if c.Eligible(&r).Len() != 1 {
+		t.Error("a drained node must still count as able to hold the job later")
+	}
+	if _, ok := c.Place(&r, c.Eligible(&r)); ok {
+		t.Error("placed on a node that is not ready")
+	}
+}
+
+// TestNeverOvercommits places random requests until none fits and checks that nothing was given twice or to the wrong asker.
+func TestNeverOvercommits(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var nodes []Node
+		for i := range rapid.IntRange(1, 6).Draw(t, "nodes") {
+			cards := rapid.StringMatching(`[haHAx]{0,8}`).Draw(t, "cards")
+			nodes = append(nodes, node(fmt.Sprintf("n%d", i), uint32(rapid.IntRange(0, 16).Draw(t, "cpus")), cards))
+		}
+		before := slices.Clone(nodes)
+		for i := range before {
+			before[i].GPUs = slices.Clone(before[i].GPUs)
+		}
+		c := NewCluster(nodes)
+		held := map[string]bool{}
+		cpus := map[string]uint32{}
+		for range 20 {
+			r := Request{
+				Nodes: rapid.IntRange(1, 3).Draw(t, "span"), GPUs: rapid.IntRange(0, 4).Draw(t, "gpus"),
+				GPUType: rapid.SampledFrom([]string{"", "h100", "a100"}).Draw(t, "type"), CPUs: uint32(rapid.IntRange(0, 4).Draw(t, "cpu")),
+			}
+			allocs, ok := c.Place(&r, c.Eligible(&r))
+			if !ok {
+				continue
+			}
+			if len(allocs) != r.Nodes {
+				t.Fatalf("got %d nodes, want %d", len(allocs), r.Nodes)
+			}
+			c.Take(allocs)
+			for _, a := range allocs {
+				if len(a.GetGpuUuids()) != r.GPUs {
+					t.Fatalf("got %d cards, want %d", len(a.GetGpuUuids()), r.GPUs)
+				}
+				for _, u := range a.GetGpuUuids() {
+					if held[u] {
+						t.Fatalf("card %s given twice", u)
+					}
+					held[u] = true
+				}
+				cpus[a.GetNode()] += a.GetCpus()
+			}
+		}
+		for _, n := range before {
+			if cpus[n.Name] > n.CPUs {
+				t.Fatalf("%s: %d CPUs given of %d", n.Name, cpus[n.Name], n.CPUs)
+			}
+			for _, g := range n.GPUs {
+				if held[g.UUID] && !(g.Free && g.Usable) {
+					t.Fatalf("card %s was not free", g.UUID)
+				}
+			}
+		}
+	})
+}
