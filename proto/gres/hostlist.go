@@ -313,7 +313,7 @@ func FormatHosts(names []string) string {
 	var b strings.Builder
 	for i := 0; i < len(keys); {
 		j := i + 1
-		for j < len(keys) && keys[j].prefix == keys[i].prefix && keys[j].suffix == keys[i].suffix {
+		for keys[i].num != "" && j < len(keys) && keys[j].prefix == keys[i].prefix && keys[j].suffix == keys[i].suffix {
 			j++
 		}
 		if i > 0 {
