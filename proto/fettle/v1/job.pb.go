@@ -712,8 +712,10 @@ type Exit struct {
 	// One line for people: the evidence for the class.
 	Detail string `protobuf:"bytes,10,opt,name=detail,proto3" json:"detail,omitempty"`
 	// Unix milliseconds on the node's clock.
-	StartMs       int64 `protobuf:"varint,11,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
-	EndMs         int64 `protobuf:"varint,12,opt,name=end_ms,json=endMs,proto3" json:"end_ms,omitempty"`
+	StartMs int64 `protobuf:"varint,11,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
+	EndMs   int64 `protobuf:"varint,12,opt,name=end_ms,json=endMs,proto3" json:"end_ms,omitempty"`
+	// The controller's own verdict: the node restarted, or was declared dead, while it held the attempt.
+	NodeLost      bool `protobuf:"varint,13,opt,name=node_lost,json=nodeLost,proto3" json:"node_lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -830,6 +832,13 @@ func (x *Exit) GetEndMs() int64 {
 		return x.EndMs
 	}
 	return 0
+}
+
+func (x *Exit) GetNodeLost() bool {
+	if x != nil {
+		return x.NodeLost
+	}
+	return false
 }
 
 // NodeAllocation is what one attempt holds on one node.
@@ -1401,7 +1410,7 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"configPath\x12%\n" +
 	"\x03set\x18, \x03(\v2\x13.fettle.v1.KeyValueR\x03setB\n" +
 	"\n" +
-	"\b_retries\"\xea\x02\n" +
+	"\b_retries\"\x87\x03\n" +
 	"\x04Exit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12#\n" +
@@ -1417,7 +1426,8 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\x06detail\x18\n" +
 	" \x01(\tR\x06detail\x12\x19\n" +
 	"\bstart_ms\x18\v \x01(\x03R\astartMs\x12\x15\n" +
-	"\x06end_ms\x18\f \x01(\x03R\x05endMs\"\xc9\x01\n" +
+	"\x06end_ms\x18\f \x01(\x03R\x05endMs\x12\x1b\n" +
+	"\tnode_lost\x18\r \x01(\bR\bnodeLost\"\xc9\x01\n" +
 	"\x0eNodeAllocation\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tgpu_uuids\x18\x02 \x03(\tR\bgpuUuids\x12\x12\n" +

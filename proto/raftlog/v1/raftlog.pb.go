@@ -1653,8 +1653,10 @@ type MetaRecord struct {
 	LeaderId         string                 `protobuf:"bytes,6,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
 	LeaderName       string                 `protobuf:"bytes,7,opt,name=leader_name,json=leaderName,proto3" json:"leader_name,omitempty"`
 	LeaderClientAddr string                 `protobuf:"bytes,8,opt,name=leader_client_addr,json=leaderClientAddr,proto3" json:"leader_client_addr,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Number of the newest remembered request.
+	RequestSeq    uint64 `protobuf:"varint,9,opt,name=request_seq,json=requestSeq,proto3" json:"request_seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MetaRecord) Reset() {
@@ -1743,6 +1745,13 @@ func (x *MetaRecord) GetLeaderClientAddr() string {
 	return ""
 }
 
+func (x *MetaRecord) GetRequestSeq() uint64 {
+	if x != nil {
+		return x.RequestSeq
+	}
+	return 0
+}
+
 type JobRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Job   *v1.Job                `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
@@ -1751,8 +1760,13 @@ type JobRecord struct {
 	// What to do once the current attempt has ended on all its nodes.
 	RequeueRequested bool      `protobuf:"varint,3,opt,name=requeue_requested,json=requeueRequested,proto3" json:"requeue_requested,omitempty"`
 	EndReason        v1.Reason `protobuf:"varint,4,opt,name=end_reason,json=endReason,proto3,enum=fettle.v1.Reason" json:"end_reason,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	HeldByAdmin      bool      `protobuf:"varint,5,opt,name=held_by_admin,json=heldByAdmin,proto3" json:"held_by_admin,omitempty"`
+	// SHA-256 of the specification as submitted, for the idempotency key.
+	SubmitHash []byte `protobuf:"bytes,6,opt,name=submit_hash,json=submitHash,proto3" json:"submit_hash,omitempty"`
+	// 1 + the rank of the node whose part of the current attempt was the first to end badly; 0: none yet.
+	FirstBad      uint32 `protobuf:"varint,7,opt,name=first_bad,json=firstBad,proto3" json:"first_bad,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JobRecord) Reset() {
@@ -1813,6 +1827,27 @@ func (x *JobRecord) GetEndReason() v1.Reason {
 	return v1.Reason(0)
 }
 
+func (x *JobRecord) GetHeldByAdmin() bool {
+	if x != nil {
+		return x.HeldByAdmin
+	}
+	return false
+}
+
+func (x *JobRecord) GetSubmitHash() []byte {
+	if x != nil {
+		return x.SubmitHash
+	}
+	return nil
+}
+
+func (x *JobRecord) GetFirstBad() uint32 {
+	if x != nil {
+		return x.FirstBad
+	}
+	return 0
+}
+
 type NodeRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *v1.Node               `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1866,8 +1901,10 @@ type RequestRecord struct {
 	SpecHash []byte `protobuf:"bytes,3,opt,name=spec_hash,json=specHash,proto3" json:"spec_hash,omitempty"`
 	JobId    uint64 `protobuf:"varint,4,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	Index    uint64 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
-	// For requests other than submits: the marshalled result.
-	Result        []byte `protobuf:"bytes,6,opt,name=result,proto3" json:"result,omitempty"`
+	// For requests other than submits: the marshalled RequestResult.
+	Result []byte `protobuf:"bytes,6,opt,name=result,proto3" json:"result,omitempty"`
+	// Order in which requests are remembered, and forgotten again.
+	Seq           uint64 `protobuf:"varint,7,opt,name=seq,proto3" json:"seq,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1942,6 +1979,162 @@ func (x *RequestRecord) GetResult() []byte {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *RequestRecord) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+// RequestResult is the first answer to a write other than a submit.
+type RequestResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the entry's op in the oneof.
+	Op uint32 `protobuf:"varint,1,opt,name=op,proto3" json:"op,omitempty"`
+	// Refusal of the whole request; unset when it was done.
+	Error *Refusal `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// Per job, ascending: jobs that were done as they should, and those refused.
+	Done          []uint64   `protobuf:"varint,3,rep,packed,name=done,proto3" json:"done,omitempty"`
+	Refused       []*Refusal `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestResult) Reset() {
+	*x = RequestResult{}
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestResult) ProtoMessage() {}
+
+func (x *RequestResult) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestResult.ProtoReflect.Descriptor instead.
+func (*RequestResult) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RequestResult) GetOp() uint32 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *RequestResult) GetError() *Refusal {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *RequestResult) GetDone() []uint64 {
+	if x != nil {
+		return x.Done
+	}
+	return nil
+}
+
+func (x *RequestResult) GetRefused() []*Refusal {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+// Refusal is model.FieldError on disk.
+type Refusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JobId         uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Kind          uint32                 `protobuf:"varint,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Field         string                 `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
+	Problem       string                 `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	Remedy        string                 `protobuf:"bytes,5,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusal) Reset() {
+	*x = Refusal{}
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusal) ProtoMessage() {}
+
+func (x *Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
+func (*Refusal) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Refusal) GetJobId() uint64 {
+	if x != nil {
+		return x.JobId
+	}
+	return 0
+}
+
+func (x *Refusal) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *Refusal) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *Refusal) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *Refusal) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
 }
 
 var File_raftlog_v1_raftlog_proto protoreflect.FileDescriptor
@@ -2065,7 +2258,7 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x1d\n" +
 	"\n" +
 	"state_hash\x18\x02 \x01(\fR\tstateHash\x12\x1b\n" +
-	"\tfile_hash\x18\x03 \x01(\fR\bfileHash\"\x8b\x02\n" +
+	"\tfile_hash\x18\x03 \x01(\fR\bfileHash\"\xac\x02\n" +
 	"\n" +
 	"MetaRecord\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
@@ -2076,16 +2269,22 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\tleader_id\x18\x06 \x01(\tR\bleaderId\x12\x1f\n" +
 	"\vleader_name\x18\a \x01(\tR\n" +
 	"leaderName\x12,\n" +
-	"\x12leader_client_addr\x18\b \x01(\tR\x10leaderClientAddr\"\xac\x01\n" +
+	"\x12leader_client_addr\x18\b \x01(\tR\x10leaderClientAddr\x12\x1f\n" +
+	"\vrequest_seq\x18\t \x01(\x04R\n" +
+	"requestSeq\"\x8e\x02\n" +
 	"\tJobRecord\x12 \n" +
 	"\x03job\x18\x01 \x01(\v2\x0e.fettle.v1.JobR\x03job\x12\x1e\n" +
 	"\vretry_at_ms\x18\x02 \x01(\x03R\tretryAtMs\x12+\n" +
 	"\x11requeue_requested\x18\x03 \x01(\bR\x10requeueRequested\x120\n" +
 	"\n" +
-	"end_reason\x18\x04 \x01(\x0e2\x11.fettle.v1.ReasonR\tendReason\"1\n" +
+	"end_reason\x18\x04 \x01(\x0e2\x11.fettle.v1.ReasonR\tendReason\x12\"\n" +
+	"\rheld_by_admin\x18\x05 \x01(\bR\vheldByAdmin\x12\x1f\n" +
+	"\vsubmit_hash\x18\x06 \x01(\fR\n" +
+	"submitHash\x12\x1b\n" +
+	"\tfirst_bad\x18\a \x01(\rR\bfirstBad\"1\n" +
 	"\n" +
 	"NodeRecord\x12#\n" +
-	"\x04node\x18\x01 \x01(\v2\x0f.fettle.v1.NodeR\x04node\"\xa2\x01\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.fettle.v1.NodeR\x04node\"\xb4\x01\n" +
 	"\rRequestRecord\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\rR\x03uid\x12\x1d\n" +
 	"\n" +
@@ -2093,7 +2292,19 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\tspec_hash\x18\x03 \x01(\fR\bspecHash\x12\x15\n" +
 	"\x06job_id\x18\x04 \x01(\x04R\x05jobId\x12\x14\n" +
 	"\x05index\x18\x05 \x01(\x04R\x05index\x12\x16\n" +
-	"\x06result\x18\x06 \x01(\fR\x06resultB9Z7github.com/fettle-hpc/fettle/proto/raftlog/v1;raftlogv1b\x06proto3"
+	"\x06result\x18\x06 \x01(\fR\x06result\x12\x10\n" +
+	"\x03seq\x18\a \x01(\x04R\x03seq\"\x8d\x01\n" +
+	"\rRequestResult\x12\x0e\n" +
+	"\x02op\x18\x01 \x01(\rR\x02op\x12)\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.raftlog.v1.RefusalR\x05error\x12\x12\n" +
+	"\x04done\x18\x03 \x03(\x04R\x04done\x12-\n" +
+	"\arefused\x18\x04 \x03(\v2\x13.raftlog.v1.RefusalR\arefused\"|\n" +
+	"\aRefusal\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x14\n" +
+	"\x05field\x18\x03 \x01(\tR\x05field\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\x12\x16\n" +
+	"\x06remedy\x18\x05 \x01(\tR\x06remedyB9Z7github.com/fettle-hpc/fettle/proto/raftlog/v1;raftlogv1b\x06proto3"
 
 var (
 	file_raftlog_v1_raftlog_proto_rawDescOnce sync.Once
@@ -2107,7 +2318,7 @@ func file_raftlog_v1_raftlog_proto_rawDescGZIP() []byte {
 	return file_raftlog_v1_raftlog_proto_rawDescData
 }
 
-var file_raftlog_v1_raftlog_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_raftlog_v1_raftlog_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_raftlog_v1_raftlog_proto_goTypes = []any{
 	(*Entry)(nil),                // 0: raftlog.v1.Entry
 	(*Actor)(nil),                // 1: raftlog.v1.Actor
@@ -2134,17 +2345,19 @@ var file_raftlog_v1_raftlog_proto_goTypes = []any{
 	(*JobRecord)(nil),            // 22: raftlog.v1.JobRecord
 	(*NodeRecord)(nil),           // 23: raftlog.v1.NodeRecord
 	(*RequestRecord)(nil),        // 24: raftlog.v1.RequestRecord
-	(*v1.UpdateJobRequest)(nil),  // 25: fettle.v1.UpdateJobRequest
-	(*v1.UpdateNodeRequest)(nil), // 26: fettle.v1.UpdateNodeRequest
-	(*v1.ClusterPolicy)(nil),     // 27: fettle.v1.ClusterPolicy
-	(*v1.JobSubmission)(nil),     // 28: fettle.v1.JobSubmission
-	(*v1.NodeAllocation)(nil),    // 29: fettle.v1.NodeAllocation
-	(*v1.AttemptReport)(nil),     // 30: fettle.v1.AttemptReport
-	(*v1.Inventory)(nil),         // 31: fettle.v1.Inventory
-	(v1.NodeState)(0),            // 32: fettle.v1.NodeState
-	(*v1.Job)(nil),               // 33: fettle.v1.Job
-	(v1.Reason)(0),               // 34: fettle.v1.Reason
-	(*v1.Node)(nil),              // 35: fettle.v1.Node
+	(*RequestResult)(nil),        // 25: raftlog.v1.RequestResult
+	(*Refusal)(nil),              // 26: raftlog.v1.Refusal
+	(*v1.UpdateJobRequest)(nil),  // 27: fettle.v1.UpdateJobRequest
+	(*v1.UpdateNodeRequest)(nil), // 28: fettle.v1.UpdateNodeRequest
+	(*v1.ClusterPolicy)(nil),     // 29: fettle.v1.ClusterPolicy
+	(*v1.JobSubmission)(nil),     // 30: fettle.v1.JobSubmission
+	(*v1.NodeAllocation)(nil),    // 31: fettle.v1.NodeAllocation
+	(*v1.AttemptReport)(nil),     // 32: fettle.v1.AttemptReport
+	(*v1.Inventory)(nil),         // 33: fettle.v1.Inventory
+	(v1.NodeState)(0),            // 34: fettle.v1.NodeState
+	(*v1.Job)(nil),               // 35: fettle.v1.Job
+	(v1.Reason)(0),               // 36: fettle.v1.Reason
+	(*v1.Node)(nil),              // 37: fettle.v1.Node
 }
 var file_raftlog_v1_raftlog_proto_depIdxs = []int32{
 	1,  // 0: raftlog.v1.Entry.actor:type_name -> raftlog.v1.Actor
@@ -2153,26 +2366,26 @@ var file_raftlog_v1_raftlog_proto_depIdxs = []int32{
 	4,  // 3: raftlog.v1.Entry.hold:type_name -> raftlog.v1.HoldJobs
 	5,  // 4: raftlog.v1.Entry.release:type_name -> raftlog.v1.ReleaseJobs
 	6,  // 5: raftlog.v1.Entry.requeue:type_name -> raftlog.v1.RequeueJobs
-	25, // 6: raftlog.v1.Entry.update_job:type_name -> fettle.v1.UpdateJobRequest
+	27, // 6: raftlog.v1.Entry.update_job:type_name -> fettle.v1.UpdateJobRequest
 	7,  // 7: raftlog.v1.Entry.plan:type_name -> raftlog.v1.ApplyPlan
 	9,  // 8: raftlog.v1.Entry.reports:type_name -> raftlog.v1.AttemptReports
 	10, // 9: raftlog.v1.Entry.node_hello:type_name -> raftlog.v1.NodeHello
 	11, // 10: raftlog.v1.Entry.node_state:type_name -> raftlog.v1.SetNodeState
 	12, // 11: raftlog.v1.Entry.node_inventory:type_name -> raftlog.v1.NodeInventory
-	26, // 12: raftlog.v1.Entry.update_node:type_name -> fettle.v1.UpdateNodeRequest
+	28, // 12: raftlog.v1.Entry.update_node:type_name -> fettle.v1.UpdateNodeRequest
 	13, // 13: raftlog.v1.Entry.fence_node:type_name -> raftlog.v1.FenceNode
 	14, // 14: raftlog.v1.Entry.new_term:type_name -> raftlog.v1.NewTerm
 	15, // 15: raftlog.v1.Entry.hash_checkpoint:type_name -> raftlog.v1.HashCheckpoint
 	16, // 16: raftlog.v1.Entry.server_change:type_name -> raftlog.v1.ServerChange
-	27, // 17: raftlog.v1.Entry.set_policy:type_name -> fettle.v1.ClusterPolicy
+	29, // 17: raftlog.v1.Entry.set_policy:type_name -> fettle.v1.ClusterPolicy
 	17, // 18: raftlog.v1.Entry.purge:type_name -> raftlog.v1.PurgeJobs
-	28, // 19: raftlog.v1.SubmitJobs.jobs:type_name -> fettle.v1.JobSubmission
+	30, // 19: raftlog.v1.SubmitJobs.jobs:type_name -> fettle.v1.JobSubmission
 	8,  // 20: raftlog.v1.ApplyPlan.placements:type_name -> raftlog.v1.Placement
-	29, // 21: raftlog.v1.Placement.nodes:type_name -> fettle.v1.NodeAllocation
-	30, // 22: raftlog.v1.AttemptReports.reports:type_name -> fettle.v1.AttemptReport
-	31, // 23: raftlog.v1.NodeHello.inventory:type_name -> fettle.v1.Inventory
-	32, // 24: raftlog.v1.SetNodeState.state:type_name -> fettle.v1.NodeState
-	31, // 25: raftlog.v1.NodeInventory.inventory:type_name -> fettle.v1.Inventory
+	31, // 21: raftlog.v1.Placement.nodes:type_name -> fettle.v1.NodeAllocation
+	32, // 22: raftlog.v1.AttemptReports.reports:type_name -> fettle.v1.AttemptReport
+	33, // 23: raftlog.v1.NodeHello.inventory:type_name -> fettle.v1.Inventory
+	34, // 24: raftlog.v1.SetNodeState.state:type_name -> fettle.v1.NodeState
+	33, // 25: raftlog.v1.NodeInventory.inventory:type_name -> fettle.v1.Inventory
 	18, // 26: raftlog.v1.SnapshotRecord.header:type_name -> raftlog.v1.SnapshotHeader
 	21, // 27: raftlog.v1.SnapshotRecord.meta:type_name -> raftlog.v1.MetaRecord
 	22, // 28: raftlog.v1.SnapshotRecord.job:type_name -> raftlog.v1.JobRecord
@@ -2180,15 +2393,17 @@ var file_raftlog_v1_raftlog_proto_depIdxs = []int32{
 	24, // 30: raftlog.v1.SnapshotRecord.request:type_name -> raftlog.v1.RequestRecord
 	16, // 31: raftlog.v1.SnapshotRecord.server:type_name -> raftlog.v1.ServerChange
 	20, // 32: raftlog.v1.SnapshotRecord.trailer:type_name -> raftlog.v1.SnapshotTrailer
-	27, // 33: raftlog.v1.MetaRecord.policy:type_name -> fettle.v1.ClusterPolicy
-	33, // 34: raftlog.v1.JobRecord.job:type_name -> fettle.v1.Job
-	34, // 35: raftlog.v1.JobRecord.end_reason:type_name -> fettle.v1.Reason
-	35, // 36: raftlog.v1.NodeRecord.node:type_name -> fettle.v1.Node
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	29, // 33: raftlog.v1.MetaRecord.policy:type_name -> fettle.v1.ClusterPolicy
+	35, // 34: raftlog.v1.JobRecord.job:type_name -> fettle.v1.Job
+	36, // 35: raftlog.v1.JobRecord.end_reason:type_name -> fettle.v1.Reason
+	37, // 36: raftlog.v1.NodeRecord.node:type_name -> fettle.v1.Node
+	26, // 37: raftlog.v1.RequestResult.error:type_name -> raftlog.v1.Refusal
+	26, // 38: raftlog.v1.RequestResult.refused:type_name -> raftlog.v1.Refusal
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_raftlog_proto_init() }
@@ -2231,7 +2446,7 @@ func file_raftlog_v1_raftlog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlog_v1_raftlog_proto_rawDesc), len(file_raftlog_v1_raftlog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
