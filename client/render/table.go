@@ -1,0 +1,257 @@
+package render
+
+import (
+	"bufio"
+	"io"
+)
+
+// Column describes one column of a Table.
+type Column struct {
+	Title string
+	// Right aligns the cells to the right.
+	Right bool
+	// Shrink is the least width to which the column may be cut when the terminal is too narrow; 0 means never.
+	Shrink int
+	// Drop says how soon the column is left out when cutting was not enough: the lowest above 0 goes first, 0 never.
+	Drop int
+	// Fixed is an exact width asked for by the user: longer cells are cut to it, also in a file; 0 means none.
+	Fixed int
+	// OmitEmpty leaves the column out when all of its cells are empty.
+	OmitEmpty bool
+}
+
+// Table gathers cells and writes them in aligned columns. All text lives in one buffer, so that tables of many
+// thousands of rows stay cheap. It is not safe for use by several goroutines.
+type Table struct {
+	cols   []Column
+	text   []byte
+	ends   []uint32
+	widths []int32
+	styles []Style
+	max    []int
+	row    int
+	// NoHeader leaves the line of titles out.
+	NoHeader bool
+}
+
+// NewTable returns an empty table.
+func NewTable(cols ...Column) *Table {
+	return &Table{cols: cols, max: make([]int, len(cols))}
+}
+
+// Grow makes room for rows more rows.
+func (t *Table) Grow(rows int) {
+	n := rows * len(t.cols)
+	t.ends = append(make([]uint32, 0, len(t.ends)+n), t.ends...)
+	t.widths = append(make([]int32, 0, len(t.widths)+n), t.widths...)
+	t.styles = append(make([]Style, 0, len(t.styles)+n), t.styles...)
+	t.text = append(make([]byte, 0, len(t.text)+n*8), t.text...)
+}
+
+// Rows is the number of complete rows.
+func (t *Table) Rows() int { return t.row }
+
+// Text adds the next cell of the current row; it is escaped.
+func (t *Table) Text(s string) { t.Styled(Plain, s) }
+
+// Styled adds the next cell with a style; it is escaped.
+func (t *Table) Styled(style Style, s string) {
+	start := len(t.text)
+	t.text = AppendLine(t.text, s)
+	t.end(style, start)
+}
+
+// Bytes lets f append the next cell to the table's buffer; what it appends must be printable ASCII.
+func (t *Table) Bytes(style Style, f func([]byte) []byte) {
+	start := len(t.text)
+	t.text = f(t.text)
+	t.end(style, start)
+}
+
+func (t *Table) end(style Style, start int) {
+	w := len(t.text) - start
+	for _, c := range t.text[start:] {
+		if c >= 0x80 {
+			w = Width(string(t.text[start:]))
+			break
+		}
+	}
+	col := len(t.ends) % len(t.cols)
+	t.max[col] = max(t.max[col], w)
+	t.ends = append(t.ends, uint32(len(t.text)))
+	t.widths = append(t.widths, int32(w))
+	t.styles = append(t.styles, style)
+	if col == len(t.cols)-1 {
+		t.row++
+	}
+}
+
+// Write prints the table for term.
+func (t *Table) Write(w io.Writer, term Terminal) error {
+	return t.WriteOrder(w, term, nil)
+}
+
+// WriteOrder prints the rows that order names, in that order; nil prints all as they were added.
+func (t *Table) WriteOrder(w io.Writer, term Terminal, order []int32) error {
+	bw, ok := w.(*bufio.Writer)
+	if !ok {
+		bw = bufio.NewWriterSize(w, 64<<10)
+	}
+	widths := t.layout(term.Width)
+	mark := term.Ellipsis()
+	last := len(widths) - 1
+	for last >= 0 && widths[last] < 0 {
+		last--
+	}
+	if !t.NoHeader {
+		for i, c := range t.cols {
+			if widths[i] < 0 {
+				continue
+			}
+			title := Truncate(c.Title, widths[i], mark)
+			t.pad(bw, term, Bold, []byte(title), Width(title), widths[i], c.Right, i == last)
+		}
+		bw.WriteByte('\n')
+	}
+	n := t.row
+	if order != nil {
+		n = len(order)
+	}
+	for k := range n {
+		r := k
+		if order != nil {
+			r = int(order[k])
+		}
+		base := r * len(t.cols)
+		for i, c := range t.cols {
+			if widths[i] < 0 {
+				continue
+			}
+			start := uint32(0)
+			if base+i > 0 {
+				start = t.ends[base+i-1]
+			}
+			cell, cw := t.text[start:t.ends[base+i]], int(t.widths[base+i])
+			if cw > widths[i] {
+				s := Truncate(string(cell), widths[i], mark)
+				cell, cw = []byte(s), Width(s)
+			}
+			t.pad(bw, term, t.styles[base+i], cell, cw, widths[i], c.Right, i == last)
+		}
+		if err := bw.WriteByte('\n'); err != nil {
+			return err
+		}
+	}
+	return bw.Flush()
+}
+
+const spaces = "                                                                "
+
+func (t *Table) pad(bw *bufio.Writer, term Terminal, style Style, cell []byte, cw, width int, right, last bool) {
+	gap := max(width-cw, 0)
+	if right {
+		writeSpaces(bw, gap)
+	}
+	if style != Plain && term.Color && cw > 0 {
+		bw.WriteString(styleCodes[style])
+		bw.Write(cell)
+		bw.WriteString(styleReset)
+	} else {
+		bw.Write(cell)
+	}
+	if last {
+		return
+	}
+	if !right {
+		writeSpaces(bw, gap)
+	}
+	bw.WriteString("  ")
+}
+
+func writeSpaces(bw *bufio.Writer, n int) {
+	for n > 0 {
+		k := min(n, len(spaces))
+		bw.WriteString(spaces[:k])
+		n -= k
+	}
+}
+
+// layout decides every column's width within limit cells; -1 leaves a column out.
+func (t *Table) layout(limit int) []int {
+	widths := make([]int, len(t.cols))
+	for i, c := range t.cols {
+		title := Width(c.Title)
+		if t.NoHeader {
+			title = 0
+		}
+		switch {
+		case c.OmitEmpty && t.max[i] == 0:
+			widths[i] = -1
+		case c.Fixed > 0:
+			widths[i] = c.Fixed
+		default:
+			widths[i] = max(t.max[i], title)
+		}
+	}
+	if limit <= 0 {
+		return widths
+	}
+	for over := total(widths) - limit; over > 0; over = total(widths) - limit {
+		if t.shrink(widths, over) {
+			continue
+		}
+		drop := -1
+		for i, c := range t.cols {
+			if widths[i] >= 0 && c.Drop > 0 && (drop < 0 || c.Drop < t.cols[drop].Drop) {
+				drop = i
+			}
+		}
+		if drop < 0 {
+			break
+		}
+		widths[drop] = -1
+		t.regrow(widths)
+	}
+	return widths
+}
+
+// shrink cuts the column with the most room above its least width; it reports whether any could be cut.
+func (t *Table) shrink(widths []int, over int) bool {
+	best, room := -1, 0
+	for i, c := range t.cols {
+		if c.Shrink > 0 && c.Fixed == 0 && widths[i]-c.Shrink > room {
+			best, room = i, widths[i]-c.Shrink
+		}
+	}
+	if best < 0 {
+		return false
+	}
+	widths[best] -= min(over, room)
+	return true
+}
+
+// regrow gives cut columns their wish again, so that room won by leaving a column out is used.
+func (t *Table) regrow(widths []int) {
+	for i, c := range t.cols {
+		if widths[i] < 0 || c.Shrink == 0 || c.Fixed > 0 {
+			continue
+		}
+		want := t.max[i]
+		if !t.NoHeader {
+			want = max(want, Width(c.Title))
+		}
+		widths[i] = want
+	}
+}
+
+// total is the width of a line: all columns and two spaces between each.
+func total(widths []int) int {
+	sum, n := 0, 0
+	for _, w := range widths {
+		if w >= 0 {
+			sum += w
+			n++
+		}
+	}
+	return sum + 2*max(n-1, 0)
+}
