@@ -141,6 +141,9 @@ func ParseJobAttempt(s string) (JobAttempt, error) {
 		return refuse("is empty")
 	}
 	job, att, dotted := strings.Cut(t, ".")
+	if job == "" {
+		return refuse("lacks the job number")
+	}
 	n, problem := jobNumber(job, t)
 	if problem != "" {
 		return refuse(problem)
