@@ -1,0 +1,20 @@
+package state
+
+// Request remembers the answer to a write, so that its repeat gets the same. Immutable.
+type Request struct {
+	UID uint32
+	ID  string
+	// Seq orders requests by age; the oldest are forgotten first.
+	Seq, Index uint64
+	// Hash is the SHA-256 of what was asked, zero when the contents may differ between repeats.
+	Hash [32]byte
+	// JobID is set for the submit of a job that has been purged since.
+	JobID uint64
+	// Result is a marshalled raftlogv1.RequestResult, empty for submits.
+	Result []byte
+
+	sum sum
+}
+
+// size is what the request counts against the byte limit.
+func (r *Request) size() int { return len(r.ID) + len(r.Result) + 160 }
