@@ -1713,7 +1713,10 @@ type ReadLogRequest struct {
 	// Only the last so many bytes; 0 means from the start.
 	TailBytes int64 `protobuf:"varint,5,opt,name=tail_bytes,json=tailBytes,proto3" json:"tail_bytes,omitempty"`
 	// Rank's node of a gang; empty means the first.
-	Node          string `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
+	// Start at this byte of the attempt's output: a reader that lost its connection goes on where it was. Not with
+	// tail_bytes.
+	Offset        int64 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1788,6 +1791,13 @@ func (x *ReadLogRequest) GetNode() string {
 		return x.Node
 	}
 	return ""
+}
+
+func (x *ReadLogRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
 }
 
 type ReadLogResponse struct {
@@ -3435,7 +3445,7 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x13WatchEventsResponse\x12(\n" +
 	"\x06events\x18\x01 \x03(\v2\x10.fettle.v1.EventR\x06events\x12\x16\n" +
 	"\x06resync\x18\x02 \x01(\bR\x06resync\x12)\n" +
-	"\x06header\x18\x03 \x01(\v2\x11.fettle.v1.HeaderR\x06header\"\xa4\x01\n" +
+	"\x06header\x18\x03 \x01(\v2\x11.fettle.v1.HeaderR\x06header\"\xbc\x01\n" +
 	"\x0eReadLogRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x16\n" +
@@ -3443,7 +3453,8 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x06stderr\x18\x04 \x01(\bR\x06stderr\x12\x1d\n" +
 	"\n" +
 	"tail_bytes\x18\x05 \x01(\x03R\ttailBytes\x12\x12\n" +
-	"\x04node\x18\x06 \x01(\tR\x04node\"y\n" +
+	"\x04node\x18\x06 \x01(\tR\x04node\x12\x16\n" +
+	"\x06offset\x18\a \x01(\x03R\x06offset\"y\n" +
 	"\x0fReadLogResponse\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\rR\aattempt\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x16\n" +
