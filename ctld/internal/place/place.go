@@ -68,6 +68,9 @@ func NewCluster(nodes []Node) *Cluster {
 // Len is the number of nodes.
 func (c *Cluster) Len() int { return len(c.nodes) }
 
+// Name is the name of the node at a position.
+func (c *Cluster) Name(i int) string { return c.nodes[i].Name }
+
 // Ready returns the nodes that take new attempts.
 func (c *Cluster) Ready() NodeSet {
 	s := NewNodeSet(len(c.nodes))

@@ -1,0 +1,183 @@
+package api
+
+import (
+	"context"
+	"slices"
+
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/model"
+	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
+)
+
+// maxIDsPerEntry bounds the jobs that one log entry acts on.
+const maxIDsPerEntry = 500
+
+// entryOf makes the entry for a slice of job ids.
+type entryOf func(ids []uint64) *raftlogv1.Entry
+
+// CancelJobs implements fettle.v1.ControllerService.
+func (s *Server) CancelJobs(ctx context.Context, req *fettlev1.CancelJobsRequest) (*fettlev1.JobActionResponse, error) {
+	actor, leader, fwd, err := s.toLeader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if leader != nil {
+		return leader.CancelJobs(fwd, req)
+	}
+	if sig := req.GetSignal(); sig != 0 {
+		return s.signal(actor, req.GetSelect(), sig)
+	}
+	return s.act(ctx, actor, req.GetSelect(), func(ids []uint64) *raftlogv1.Entry {
+		return &raftlogv1.Entry{Actor: actor, Op: &raftlogv1.Entry_Cancel{Cancel: &raftlogv1.CancelJobs{Ids: ids}}}
+	})
+}
+
+// HoldJobs implements fettle.v1.ControllerService.
+func (s *Server) HoldJobs(ctx context.Context, req *fettlev1.JobActionRequest) (*fettlev1.JobActionResponse, error) {
+	actor, leader, fwd, err := s.toLeader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if leader != nil {
+		return leader.HoldJobs(fwd, req)
+	}
+	return s.act(ctx, actor, req.GetSelect(), func(ids []uint64) *raftlogv1.Entry {
+		return &raftlogv1.Entry{Actor: actor, Op: &raftlogv1.Entry_Hold{Hold: &raftlogv1.HoldJobs{Ids: ids}}}
+	})
+}
+
+// ReleaseJobs implements fettle.v1.ControllerService.
+func (s *Server) ReleaseJobs(ctx context.Context, req *fettlev1.JobActionRequest) (*fettlev1.JobActionResponse, error) {
+	actor, leader, fwd, err := s.toLeader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if leader != nil {
+		return leader.ReleaseJobs(fwd, req)
+	}
+	return s.act(ctx, actor, req.GetSelect(), func(ids []uint64) *raftlogv1.Entry {
+		return &raftlogv1.Entry{Actor: actor, Op: &raftlogv1.Entry_Release{Release: &raftlogv1.ReleaseJobs{Ids: ids}}}
+	})
+}
+
+// RequeueJobs implements fettle.v1.ControllerService.
+func (s *Server) RequeueJobs(ctx context.Context, req *fettlev1.JobActionRequest) (*fettlev1.JobActionResponse, error) {
+	actor, leader, fwd, err := s.toLeader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if leader != nil {
+		return leader.RequeueJobs(fwd, req)
+	}
+	return s.act(ctx, actor, req.GetSelect(), func(ids []uint64) *raftlogv1.Entry {
+		return &raftlogv1.Entry{Actor: actor, RequestId: req.GetRequestId(), Op: &raftlogv1.Entry_Requeue{Requeue: &raftlogv1.RequeueJobs{Ids: ids}}}
+	})
+}
+
+// act proposes an operation on the selected jobs, in slices, and gathers the outcome of each.
+func (s *Server) act(ctx context.Context, actor *raftlogv1.Actor, sel *fettlev1.JobSelector, entry entryOf) (*fettlev1.JobActionResponse, error) {
+	ids, err := s.selectForWrite(actor, sel)
+	if err != nil {
+		return nil, err
+	}
+	resp := &fettlev1.JobActionResponse{}
+	for chunk := range slices.Chunk(ids, maxIDsPerEntry) {
+		e := entry(chunk)
+		if e.GetRequestId() != "" && len(ids) > maxIDsPerEntry {
+			// One key a slice, equal for a repeat of the whole request.
+			e.RequestId += "/" + idText(chunk[0])
+		}
+		res, err := s.cfg.Log.Propose(ctx, e)
+		if err != nil {
+			return nil, s.toStatus(err)
+		}
+		if res.Err != nil {
+			return nil, fieldError(res.Err)
+		}
+		for _, a := range res.Actions {
+			resp.Results = append(resp.Results, &fettlev1.JobActionResult{JobId: a.JobID, Error: a.Err.Proto()})
+		}
+	}
+	resp.Header = s.header(s.cfg.Store.Snapshot(), fettlev1.ReadLevel_READ_LEVEL_LEADER)
+	return resp, nil
+}
+
+// selectForWrite resolves a selector to job ids. Ids are passed on as they are, so that each gets its own answer;
+// anything else picks unfinished jobs that the caller may act on.
+func (s *Server) selectForWrite(actor *raftlogv1.Actor, sel *fettlev1.JobSelector) ([]uint64, error) {
+	if len(sel.GetIds()) > 100_000 {
+		return nil, refuse(model.Invalid, "jobs", "more than 100,000 job ids", "name fewer, or select by user or state")
+	}
+	others := len(sel.GetUsers()) + len(sel.GetStates()) + len(sel.GetNames()) + len(sel.GetPartitions()) + len(sel.GetProjects()) + len(sel.GetNodes())
+	if others == 0 {
+		if len(sel.GetIds()) == 0 {
+			return nil, refuse(model.Invalid, "jobs", "no job is named", "give job ids, or select with a user, a state or a name")
+		}
+		return sel.GetIds(), nil
+	}
+	var ids []uint64
+	match := newMatcher(sel)
+	for j := range candidates(s.cfg.Store.Snapshot(), sel, false, 0) {
+		if match.matches(j) && (actor.GetAdmin() || actor.GetUid() == j.UID) {
+			ids = append(ids, j.ID)
+		}
+	}
+	return ids, nil
+}
+
+// signal passes a signal on to running jobs. It is not logged: a signal to a process is no change of the job.
+func (s *Server) signal(actor *raftlogv1.Actor, sel *fettlev1.JobSelector, sig int32) (*fettlev1.JobActionResponse, error) {
+	if sig < 0 || sig > 64 {
+		return nil, refuse(model.Invalid, "signal", "there is no such signal", "use a name such as USR1 or a number from 1 to 64")
+	}
+	ids, err := s.selectForWrite(actor, sel)
+	if err != nil {
+		return nil, err
+	}
+	snap := s.cfg.Store.Snapshot()
+	resp := &fettlev1.JobActionResponse{Header: s.header(snap, fettlev1.ReadLevel_READ_LEVEL_LEADER)}
+	var running []uint64
+	for _, id := range ids {
+		result := &fettlev1.JobActionResult{JobId: id}
+		switch j := snap.Job(id); {
+		case j == nil || (!actor.GetAdmin() && actor.GetUid() != j.UID):
+			result.Error = &fettlev1.ErrorDetail{Field: "job", Problem: "no such job of yours: " + idText(id), Remedy: "fqueue --all lists your jobs"}
+		case j.State != fettlev1.JobState_JOB_STATE_RUNNING:
+			result.Error = &fettlev1.ErrorDetail{Field: "job", Problem: "job " + idText(id) + " is " + model.StateName(j.State) + ", not running"}
+		default:
+			running = append(running, id)
+		}
+		resp.Results = append(resp.Results, result)
+	}
+	s.cfg.Nodes.Signal(running, sig)
+	return resp, nil
+}
+
+// UpdateJob implements fettle.v1.ControllerService.
+func (s *Server) UpdateJob(ctx context.Context, req *fettlev1.UpdateJobRequest) (*fettlev1.UpdateJobResponse, error) {
+	actor, leader, fwd, err := s.toLeader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if leader != nil {
+		return leader.UpdateJob(fwd, req)
+	}
+	res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{
+		Actor: actor, RequestId: req.GetRequestId(), Op: &raftlogv1.Entry_UpdateJob{UpdateJob: req},
+	})
+	if err != nil {
+		return nil, s.toStatus(err)
+	}
+	if fe := firstError(res); fe != nil {
+		return nil, fieldError(fe)
+	}
+	if req.TimeLimitS != nil {
+		s.cfg.Nodes.LimitChanged(req.GetJobId())
+	}
+	snap := s.cfg.Store.Snapshot()
+	resp := &fettlev1.UpdateJobResponse{Header: s.header(snap, fettlev1.ReadLevel_READ_LEVEL_LEADER)}
+	if j := snap.Job(req.GetJobId()); j != nil {
+		resp.Job = s.row(snap, j, true)
+	}
+	return resp, nil
+}

@@ -1,0 +1,247 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"os/user"
+	"slices"
+	"strconv"
+
+	"google.golang.org/grpc"
+
+	"github.com/fettle-hpc/fettle/ctld/internal/sched"
+	"github.com/fettle-hpc/fettle/ctld/internal/state"
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/model"
+)
+
+// rowsPerPage is how many jobs travel in one message of a list.
+const rowsPerPage = 1000
+
+// view is a snapshot fit for a read, or the leader to ask instead.
+type view struct {
+	snap   *state.Snapshot
+	level  fettlev1.ReadLevel
+	leader fettlev1.ControllerServiceClient
+	ctx    context.Context
+}
+
+// read brings a snapshot to the freshness that is asked for.
+func (s *Server) read(ctx context.Context, opt *fettlev1.ReadOptions) (view, error) {
+	level := opt.GetLevel()
+	if level == fettlev1.ReadLevel_READ_LEVEL_UNSPECIFIED {
+		level = fettlev1.ReadLevel_READ_LEVEL_STALE
+	}
+	if level == fettlev1.ReadLevel_READ_LEVEL_STALE {
+		if _, _, err := s.cfg.Auth.Caller(ctx); err != nil {
+			return view{}, err
+		}
+	} else {
+		_, leader, fwd, err := s.toLeader(ctx)
+		if err != nil || leader != nil {
+			return view{leader: leader, ctx: fwd}, err
+		}
+	}
+	if level == fettlev1.ReadLevel_READ_LEVEL_LINEARIZABLE {
+		if _, err := s.cfg.Raft.WaitLinearizable(ctx); err != nil {
+			return view{}, s.toStatus(err)
+		}
+	}
+	if opt.GetMinIndex() > 0 {
+		if err := s.cfg.Raft.WaitApplied(ctx, opt.GetMinIndex()); err != nil {
+			return view{}, s.toStatus(err)
+		}
+	}
+	return view{snap: s.cfg.Store.Snapshot(), level: level, ctx: ctx}, nil
+}
+
+// GetJob implements fettle.v1.ControllerService.
+func (s *Server) GetJob(ctx context.Context, req *fettlev1.GetJobRequest) (*fettlev1.GetJobResponse, error) {
+	v, err := s.read(ctx, req.GetRead())
+	if err != nil {
+		return nil, err
+	}
+	if v.leader != nil {
+		return v.leader.GetJob(v.ctx, req)
+	}
+	j := v.snap.Job(req.GetJobId())
+	if j == nil {
+		return nil, refuse(model.NotFound, "job", "no job "+idText(req.GetJobId()), "fqueue --all lists jobs")
+	}
+	return &fettlev1.GetJobResponse{Header: s.header(v.snap, v.level), Job: s.row(v.snap, j, true)}, nil
+}
+
+// ListJobs implements fettle.v1.ControllerService.
+func (s *Server) ListJobs(req *fettlev1.ListJobsRequest, stream grpc.ServerStreamingServer[fettlev1.ListJobsResponse]) error {
+	v, err := s.read(stream.Context(), req.GetRead())
+	if err != nil {
+		return err
+	}
+	if v.leader != nil {
+		up, err := v.leader.ListJobs(v.ctx, req)
+		if err != nil {
+			return err
+		}
+		return relay(up.Recv, stream.Send)
+	}
+	page := &fettlev1.ListJobsResponse{Header: s.header(v.snap, v.level)}
+	sent := uint32(0)
+	match := newMatcher(req.GetSelect())
+	waits := s.cfg.Scheduler.Waits()
+	now := s.cfg.Now().UnixMilli()
+	for j := range candidates(v.snap, req.GetSelect(), req.GetIncludeFinished(), req.GetAfterId()) {
+		if !match.matches(j) {
+			continue
+		}
+		page.Jobs = append(page.Jobs, s.rowAt(j, req.GetFull(), waits, now))
+		sent++
+		if len(page.Jobs) == rowsPerPage {
+			if err := stream.Send(page); err != nil {
+				return err
+			}
+			page = &fettlev1.ListJobsResponse{}
+		}
+		if req.GetLimit() > 0 && sent == req.GetLimit() {
+			break
+		}
+	}
+	if page.Header != nil || len(page.Jobs) > 0 {
+		return stream.Send(page)
+	}
+	return nil
+}
+
+// relay passes a stream on.
+func relay[T any](recv func() (*T, error), send func(*T) error) error {
+	for {
+		m, err := recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := send(m); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Server) row(snap *state.Snapshot, j *state.Job, full bool) *fettlev1.Job {
+	return s.rowAt(j, full, s.cfg.Scheduler.Waits(), s.cfg.Now().UnixMilli())
+}
+
+// rowAt adds to a job's row what only this controller's memory knows: why it waits and how far it is.
+func (s *Server) rowAt(j *state.Job, full bool, waits map[uint64]sched.Wait, nowMS int64) *fettlev1.Job {
+	p := j.Proto(full)
+	switch {
+	case j.State == fettlev1.JobState_JOB_STATE_PENDING:
+		w := sched.WaitOf(j, waits, nowMS)
+		p.Reason = w.Reason
+		if w.Detail != "" {
+			p.Detail = w.Detail
+		}
+	case model.HoldsResources(j.State):
+		p.Progress = s.cfg.Nodes.Progress(j.ID)
+	default:
+		if pr := s.cfg.Nodes.Progress(j.ID); pr.GetAttempt() == j.Attempt {
+			p.Progress = pr
+		}
+	}
+	return p
+}
+
+// candidates yields the jobs that can match, through the narrowest index, in ascending id order.
+func candidates(snap *state.Snapshot, sel *fettlev1.JobSelector, finished bool, after uint64) iter.Seq[*state.Job] {
+	keep := func(j *state.Job) bool { return j.ID > after && (finished || !model.Terminal(j.State)) }
+	if ids := sel.GetIds(); len(ids) > 0 {
+		return func(yield func(*state.Job) bool) {
+			for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
+				if j := snap.Job(id); j != nil && id > after && !yield(j) {
+					return
+				}
+			}
+		}
+	}
+	source := unfinished(snap)
+	if finished {
+		source = func(yield func(*state.Job) bool) { snap.Jobs(after, yield) }
+	} else if len(sel.GetUsers()) == 1 {
+		if u, err := user.Lookup(sel.GetUsers()[0]); err == nil {
+			if uid, err := strconv.ParseUint(u.Uid, 10, 32); err == nil {
+				source = func(yield func(*state.Job) bool) { snap.JobsOfUser(uint32(uid), yield) }
+			}
+		}
+	}
+	return func(yield func(*state.Job) bool) {
+		for j := range source {
+			if keep(j) && !yield(j) {
+				return
+			}
+		}
+	}
+}
+
+// unfinished yields pending and active jobs in ascending id order.
+func unfinished(snap *state.Snapshot) iter.Seq[*state.Job] {
+	return func(yield func(*state.Job) bool) {
+		var active []*state.Job
+		for j := range snap.Active {
+			active = append(active, j)
+		}
+		for j := range snap.Pending {
+			for len(active) > 0 && active[0].ID < j.ID {
+				if !yield(active[0]) {
+					return
+				}
+				active = active[1:]
+			}
+			if !yield(j) {
+				return
+			}
+		}
+		for _, j := range active {
+			if !yield(j) {
+				return
+			}
+		}
+	}
+}
+
+// matcher tests jobs against a selector.
+type matcher struct {
+	sel    *fettlev1.JobSelector
+	states map[fettlev1.JobState]bool
+}
+
+func newMatcher(sel *fettlev1.JobSelector) matcher {
+	m := matcher{sel: sel, states: map[fettlev1.JobState]bool{}}
+	for _, st := range sel.GetStates() {
+		m.states[st] = true
+	}
+	return m
+}
+
+func (m matcher) matches(j *state.Job) bool {
+	in := func(list []string, v string) bool { return len(list) == 0 || slices.Contains(list, v) }
+	if len(m.states) > 0 && !m.states[j.State] {
+		return false
+	}
+	if !in(m.sel.GetUsers(), j.User) || !in(m.sel.GetNames(), j.Spec.GetName()) ||
+		!in(m.sel.GetPartitions(), j.Spec.GetPartition()) || !in(m.sel.GetProjects(), j.Spec.GetProject()) {
+		return false
+	}
+	if len(m.sel.GetNodes()) == 0 {
+		return true
+	}
+	if at := j.Current(); at != nil {
+		for _, a := range at.GetNodes() {
+			if slices.Contains(m.sel.GetNodes(), a.GetNode()) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,139 @@
+package api
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
+	"github.com/fettle-hpc/fettle/ctld/internal/place"
+	"github.com/fettle-hpc/fettle/ctld/internal/sched"
+	"github.com/fettle-hpc/fettle/ctld/internal/state"
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/model"
+	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
+)
+
+// maxBatch bounds the jobs of one request.
+const maxBatch = 1000
+
+// entryBudget is how many bytes of specs go into one log entry: under the log's limit with room for the envelope.
+const entryBudget = 480 << 10
+
+// SubmitJobs implements fettle.v1.ControllerService.
+func (s *Server) SubmitJobs(ctx context.Context, req *fettlev1.SubmitJobsRequest) (*fettlev1.SubmitJobsResponse, error) {
+	actor, leader, fwd, err := s.toLeader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if leader != nil {
+		return leader.SubmitJobs(fwd, req)
+	}
+	if n := len(req.GetJobs()); n == 0 || n > maxBatch {
+		return nil, refuse(model.Invalid, "jobs", fmt.Sprintf("%d jobs in one request", n), fmt.Sprintf("send 1 to %d", maxBatch))
+	}
+	results := make([]*fettlev1.SubmitResult, len(req.GetJobs()))
+	var chosen []int
+	for i, sub := range req.GetJobs() {
+		results[i] = s.checkSubmission(ctx, sub, req.GetDryRun())
+		if results[i].GetError() == nil && !req.GetDryRun() {
+			chosen = append(chosen, i)
+		}
+	}
+	for len(chosen) > 0 {
+		entry, n := submitEntry(actor, req.GetJobs(), chosen)
+		res, err := s.cfg.Log.Propose(ctx, entry)
+		if err != nil {
+			return nil, s.toStatus(err)
+		}
+		for k, out := range res.Submit {
+			fillSubmit(results[chosen[k]], out)
+		}
+		chosen = chosen[n:]
+	}
+	return &fettlev1.SubmitJobsResponse{Header: s.header(s.cfg.Store.Snapshot(), fettlev1.ReadLevel_READ_LEVEL_LEADER), Results: results}, nil
+}
+
+// submitEntry packs as many of the chosen submissions as fit into one entry.
+func submitEntry(actor *raftlogv1.Actor, jobs []*fettlev1.JobSubmission, chosen []int) (*raftlogv1.Entry, int) {
+	op := &raftlogv1.SubmitJobs{}
+	size := 0
+	for _, i := range chosen {
+		n := proto.Size(jobs[i]) + 8
+		if len(op.Jobs) > 0 && size+n > entryBudget {
+			break
+		}
+		size += n
+		op.Jobs = append(op.Jobs, jobs[i])
+	}
+	return &raftlogv1.Entry{Actor: actor, Op: &raftlogv1.Entry_Submit{Submit: op}}, len(op.Jobs)
+}
+
+func fillSubmit(r *fettlev1.SubmitResult, out fsm.SubmitOutcome) {
+	r.JobId, r.Duplicate, r.Error = out.JobID, out.Duplicate, out.Err.Proto()
+}
+
+// checkSubmission fills defaults and asks everybody who can know that a job is wrong before it costs a GPU.
+func (s *Server) checkSubmission(ctx context.Context, sub *fettlev1.JobSubmission, dryRun bool) *fettlev1.SubmitResult {
+	r := &fettlev1.SubmitResult{}
+	spec := sub.GetSpec()
+	if spec == nil {
+		r.Error = &fettlev1.ErrorDetail{Field: "spec", Problem: "is missing"}
+		return r
+	}
+	if sub.GetRequestId() == "" && !dryRun {
+		r.Error = &fettlev1.ErrorDetail{Field: "request_id", Problem: "is missing", Remedy: "send one that is unique per job, so that a repeat is recognised"}
+		return r
+	}
+	if len(spec.GetConfig()) > 0 {
+		checked, err := s.cfg.Launchers.Check(ctx, spec)
+		if err != nil {
+			r.Error = &fettlev1.ErrorDetail{Field: "method", Problem: err.Error()}
+			return r
+		}
+		if spec.Method == "" {
+			spec.Method = checked.Method
+		}
+		if len(checked.Problems) > 0 {
+			r.Error = checked.Problems[0]
+			return r
+		}
+		r.Warnings = checked.Warnings
+		if dryRun {
+			r.RenderedConfig, r.Estimate = checked.Rendered, checked.Estimate
+		}
+	}
+	snap := s.cfg.Store.Snapshot()
+	if spec.GetPartition() == "" {
+		spec.Partition = snap.DefaultPartition().GetName()
+	}
+	model.NormalizeSpec(spec)
+	if fe := model.ValidateSpec(spec); fe != nil {
+		r.Error = fe.Proto()
+		return r
+	}
+	if w := fits(snap, spec); w != "" {
+		r.Warnings = append(r.Warnings, w)
+	}
+	if dryRun {
+		r.Spec = spec
+	}
+	return r
+}
+
+// fits warns when nothing that is registered today could ever hold the job.
+func fits(snap *state.Snapshot, spec *fettlev1.JobSpec) string {
+	var nodes []place.Node
+	for n := range snap.Nodes {
+		nodes = append(nodes, sched.NodeView(n, true))
+	}
+	if len(nodes) == 0 {
+		return "no node has registered yet: the job waits until one does"
+	}
+	req := sched.RequestOf(spec)
+	if n := place.NewCluster(nodes).Eligible(&req).Len(); n < req.Nodes {
+		return fmt.Sprintf("%d of the %d nodes it asks for could hold a share of it: the job waits until more register (finfo shows what there is)", n, req.Nodes)
+	}
+	return ""
+}

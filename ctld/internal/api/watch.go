@@ -1,0 +1,84 @@
+package api
+
+import (
+	"google.golang.org/grpc"
+
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+)
+
+// eventsPerMessage is how many events travel in one message.
+const eventsPerMessage = 1000
+
+// WatchEvents implements fettle.v1.ControllerService. It serves from this controller's own copy, whoever leads.
+func (s *Server) WatchEvents(req *fettlev1.WatchEventsRequest, stream grpc.ServerStreamingServer[fettlev1.WatchEventsResponse]) error {
+	if _, _, err := s.cfg.Auth.Caller(stream.Context()); err != nil {
+		return err
+	}
+	sub := s.cfg.Store.Subscribe(256)
+	defer sub.Close()
+	snap := s.cfg.Store.Snapshot()
+	after := req.GetAfterIndex()
+	if after == 0 {
+		after = snap.Index()
+	}
+	match := newMatcher(req.GetSelect())
+	first := &fettlev1.WatchEventsResponse{Header: s.header(snap, fettlev1.ReadLevel_READ_LEVEL_STALE)}
+	if err := stream.Send(first); err != nil {
+		return err
+	}
+	for {
+		events, ok := s.cfg.Store.EventsAfter(after)
+		if !ok {
+			snap := s.cfg.Store.Snapshot()
+			return stream.Send(&fettlev1.WatchEventsResponse{Resync: true, Header: s.header(snap, fettlev1.ReadLevel_READ_LEVEL_STALE)})
+		}
+		if n := len(events); n > 0 {
+			after = events[n-1].GetIndex()
+		}
+		if err := sendEvents(stream, s.wanted(events, req.GetSelect(), match)); err != nil {
+			return err
+		}
+		select {
+		case <-stream.Context().Done():
+			return s.toStatus(stream.Context().Err())
+		case _, open := <-sub.C():
+			if !open {
+				return s.NotLeader()
+			}
+		}
+	}
+}
+
+func (s *Server) wanted(events []*fettlev1.Event, sel *fettlev1.JobSelector, match matcher) []*fettlev1.Event {
+	if sel == nil {
+		return events
+	}
+	snap := s.cfg.Store.Snapshot()
+	ids := map[uint64]bool{}
+	for _, id := range sel.GetIds() {
+		ids[id] = true
+	}
+	// States of a selector mean the event's own, not the job's of now.
+	byRow := matcher{sel: sel}
+	var out []*fettlev1.Event
+	for _, e := range events {
+		j := snap.Job(e.GetJobId())
+		if j == nil || (len(ids) > 0 && !ids[j.ID]) || (len(match.states) > 0 && !match.states[e.GetState()]) || !byRow.matches(j) {
+			continue
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+func sendEvents(stream grpc.ServerStreamingServer[fettlev1.WatchEventsResponse], events []*fettlev1.Event) error {
+	for len(events) > 0 {
+		n := min(len(events), eventsPerMessage)
+		if err := stream.Send(&fettlev1.WatchEventsResponse{Events: events[:n]}); err != nil {
+			return err
+		}
+		events = events[n:]
+	}
+	return nil
+}
+
