@@ -99,7 +99,7 @@ func Curve(points []Point, width, height int, utf8 bool, xlabel string) []string
 	lines = append(lines, strings.Repeat(" ", labelWidth+1)+corner+strings.Repeat(under, plot))
 	left, right := Number(x0), Number(x1)
 	gap := plot - len(left) - len(right)
-	mid := ""
+	var mid string
 	if m := gap - 2; m >= len(xlabel) {
 		before := (gap - len(xlabel)) / 2
 		mid = strings.Repeat(" ", before) + xlabel + strings.Repeat(" ", gap-before-len(xlabel))
