@@ -87,8 +87,11 @@ func marker(text string) (origin Origin, rest string, ok bool) {
 	return 0, "", false
 }
 
+// looksLikeOption reports whether what follows a marker begins with -x or --x.
 func looksLikeOption(rest string) bool {
-	return strings.HasPrefix(strings.TrimLeft(rest, " \t:"), "-")
+	t := strings.TrimLeft(rest, " \t:")
+	name := strings.TrimPrefix(strings.TrimPrefix(t, "-"), "-")
+	return len(name) < len(t) && name != "" && (name[0]|0x20) >= 'a' && (name[0]|0x20) <= 'z'
 }
 
 // nearMiss warns of comments that were meant as directives: "# SBATCH --x", "#sbatch --x", "#FETLE --x", "#PBS -l".

@@ -54,10 +54,10 @@ func gpuConflict(all []Option) error {
 	for i := 1; i < len(asks); i++ {
 		a, b := asks[i-1], asks[i]
 		switch {
-		case a.Written == b.Written:
-			// Given twice: the last counts, as for any option.
 		case a.Name != b.Name:
 			return b.Refuse("conflicts with "+place(a), "give one of them")
+		case a.Name == OptGPUs || a.Written == b.Written:
+			// Given twice: the last counts, as for any option.
 		case !sameGPUs(a.Value, b.Value):
 			return b.Refuse("contradicts "+place(a), "give one of them")
 		}

@@ -137,7 +137,7 @@ func (e Errors) Error() string {
 	case 1:
 		return e[0].Error()
 	}
-	return fmt.Sprintf("%s (and %d more like it)", e[0].Error(), len(e)-1)
+	return fmt.Sprintf("%s (and %d more)", e[0].Error(), len(e)-1)
 }
 
 // Unwrap gives errors.Is and errors.As the elements.

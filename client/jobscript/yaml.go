@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -26,14 +27,17 @@ func checkYAML(name string, data []byte) (bad *Error, mapping bool) {
 	refuse := func(line int, problem, remedy string) *Error {
 		return &Error{File: name, Line: line, Problem: problem, Remedy: remedy}
 	}
+	if line, problem := yamlText(data); problem != "" {
+		return refuse(line, problem, "save it as plain UTF-8 text"), false
+	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc yaml.Node
 	if err := dec.Decode(&doc); err != nil {
 		if errors.Is(err, io.EOF) {
 			return refuse(0, "holds no settings", "write KEY: VALUE lines"), false
 		}
-		line, problem := yamlProblem(data, err)
-		return refuse(line, problem, "check the YAML syntax: KEY: VALUE lines, indented with spaces"), false
+		line, problem, remedy := yamlProblem(data, err)
+		return refuse(line, problem, remedy), false
 	}
 	root := &doc
 	if doc.Kind == yaml.DocumentNode && len(doc.Content) == 1 {
@@ -54,14 +58,30 @@ func checkYAML(name string, data []byte) (bad *Error, mapping bool) {
 	case errors.Is(err, io.EOF):
 		return nil, true
 	case err != nil:
-		line, problem := yamlProblem(data, err)
-		return refuse(line, problem, "check the YAML syntax: KEY: VALUE lines, indented with spaces"), true
+		line, problem, remedy := yamlProblem(data, err)
+		return refuse(line, problem, remedy), true
 	}
 	return refuse(next.Line, "holds a second YAML document", "keep one document per file"), true
 }
 
+// yamlText refuses bytes that YAML does not allow, at their line.
+func yamlText(data []byte) (line int, problem string) {
+	for text := range bytes.SplitSeq(data, []byte("\n")) {
+		line++
+		if !utf8.Valid(text) {
+			return line, "is not valid UTF-8"
+		}
+		for i, c := range text {
+			if c < ' ' && c != '\t' && (c != '\r' || i != len(text)-1) || c == 0x7f {
+				return line, "holds the control character " + gres.Quote(string(rune(c)))
+			}
+		}
+	}
+	return 0, ""
+}
+
 // yamlProblem makes one line of the YAML reader's error.
-func yamlProblem(data []byte, err error) (line int, problem string) {
+func yamlProblem(data []byte, err error) (line int, problem, remedy string) {
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
 	if rest, ok := strings.CutPrefix(msg, "line "); ok {
 		if num, after, ok := strings.Cut(rest, ": "); ok {
@@ -70,15 +90,35 @@ func yamlProblem(data []byte, err error) (line int, problem string) {
 			}
 		}
 	}
-	tabLine := 0
+	switch {
+	case strings.HasPrefix(msg, "exceeded max depth"):
+		return 0, fmt.Sprintf("is nested deeper than %d levels", maxYAMLDepth), "flatten it"
+	case strings.HasPrefix(msg, "unknown anchor"):
+		return 0, "uses a YAML alias without an anchor", "write the value out, or put it in quotes"
+	case strings.HasPrefix(msg, "did not find expected"):
+		// The reader counts lines from 0 in these, and from 1 in all others.
+		line++
+	case line == 0:
+		line = 1
+	}
+	if tab := tabIndent(data); tab > 0 {
+		return tab, "is indented with a tab", "indent with spaces"
+	}
+	return line, "is not valid YAML: " + plain(strings.ReplaceAll(msg, "\n", " ")),
+		"write KEY: VALUE lines, and put odd values in quotes"
+}
+
+// tabIndent is the first line with a tab before its text, 0 when there is none.
+func tabIndent(data []byte) int {
+	line := 0
 	for text := range bytes.SplitSeq(data, []byte("\n")) {
-		tabLine++
-		indent := text[:len(text)-len(bytes.TrimLeft(text, " \t"))]
-		if bytes.IndexByte(indent, '\t') >= 0 && len(indent) < len(text) {
-			return tabLine, "is indented with a tab"
+		line++
+		body := bytes.TrimLeft(text, " \t")
+		if len(body) > 0 && body[0] != '#' && bytes.IndexByte(text[:len(text)-len(body)], '\t') >= 0 {
+			return line
 		}
 	}
-	return line, "is not valid YAML: " + plain(strings.ReplaceAll(msg, "\n", " "))
+	return 0
 }
 
 // yamlWalk counts and checks nodes.
