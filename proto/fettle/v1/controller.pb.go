@@ -2488,6 +2488,7 @@ type AddServerResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
 	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Incarnation   string                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2532,6 +2533,13 @@ func (x *AddServerResponse) GetHeader() *Header {
 func (x *AddServerResponse) GetClusterId() string {
 	if x != nil {
 		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *AddServerResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
 	}
 	return ""
 }
@@ -3512,11 +3520,12 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1b\n" +
 	"\traft_addr\x18\x04 \x01(\tR\braftAddr\x12\x1f\n" +
 	"\vclient_addr\x18\x05 \x01(\tR\n" +
-	"clientAddr\"]\n" +
+	"clientAddr\"\x7f\n" +
 	"\x11AddServerResponse\x12)\n" +
 	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x02 \x01(\tR\tclusterId\"-\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\tR\vincarnation\"-\n" +
 	"\x13RemoveServerRequest\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\"A\n" +
 	"\x14RemoveServerResponse\x12)\n" +
