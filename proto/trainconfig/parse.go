@@ -204,6 +204,9 @@ func check(n *yaml.Node, field string, depth int, left *int) *Error {
 	if n.Style&yaml.TaggedStyle != 0 {
 		return fail(n, "tag "+clip(n.Tag)+" is not supported", "write a plain value")
 	}
+	if n.Kind == yaml.ScalarNode && strings.IndexFunc(n.Value, func(r rune) bool { return r != '\n' && r != '\t' && isControl(r) }) >= 0 {
+		return fail(n, "the value holds control characters", "write plain text")
+	}
 	if n.Kind != yaml.MappingNode {
 		for _, c := range n.Content {
 			if err := check(c, field, depth+1, left); err != nil {
@@ -221,7 +224,7 @@ func check(n *yaml.Node, field string, depth int, left *int) *Error {
 		if err := check(k, field, depth+1, left); err != nil {
 			return err
 		}
-		if k.Kind != yaml.ScalarNode || k.ShortTag() != "!!str" || k.Value == "" {
+		if k.Kind != yaml.ScalarNode || k.ShortTag() != "!!str" || k.Value == "" || strings.ContainsAny(k.Value, "\n\t") {
 			return fail(k, "a key must be a plain word", "write `key: value`")
 		}
 		if line, dup := seen[k.Value]; dup {
