@@ -170,4 +170,3 @@ func (m *Machine) update(k Key, seconds int64) {
 	case ended:
 	}
 }
-
