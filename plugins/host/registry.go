@@ -78,19 +78,15 @@ type RegistryConfig struct {
 // Registry finds launchers by training method and keeps them warm. Its methods may be called from any goroutine.
 type Registry struct {
 	cfg RegistryConfig
-	// cancel ends the plugins' context.
-	ctx    context.Context //nolint:containedctx // the plugins' lifetime, which begins at Rescan too
-	cancel context.CancelFunc
 
 	mu        sync.Mutex
 	launchers map[string]*Launcher
 	closed    bool
 }
 
-// NewRegistry looks for launchers and supervises them until Close or the end of ctx.
-func NewRegistry(ctx context.Context, cfg RegistryConfig) (*Registry, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	r := &Registry{cfg: cfg, ctx: ctx, cancel: cancel, launchers: map[string]*Launcher{}}
+// NewRegistry looks for launchers and supervises them until Close.
+func NewRegistry(cfg RegistryConfig) (*Registry, error) {
+	r := &Registry{cfg: cfg, launchers: map[string]*Launcher{}}
 	if err := r.Rescan(); err != nil {
 		r.Close()
 		return nil, err
@@ -126,7 +122,7 @@ func (r *Registry) Rescan() error {
 			r.cfg.Override(f, &cfg)
 		}
 		cfg.Name, cfg.Path, cfg.Kind, cfg.Method, cfg.Lazy = f.Name, f.Path, f.Kind, f.Method, !r.cfg.Eager
-		p, err := Start(r.ctx, cfg)
+		p, err := Start(context.Background(), cfg)
 		if err != nil {
 			return fmt.Errorf("plugin %s: %w", f.Name, err)
 		}
@@ -195,10 +191,12 @@ func (r *Registry) Status() []*fettlev1.PluginStatus {
 
 // Close ends all launchers and waits until their processes are gone.
 func (r *Registry) Close() {
-	r.cancel()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
+	for _, l := range r.launchers {
+		l.plugin.cancel()
+	}
 	for _, l := range r.launchers {
 		l.plugin.Close()
 	}
