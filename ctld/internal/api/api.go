@@ -37,7 +37,8 @@ type Raft interface {
 	Status() raftstore.Status
 	AddServer(ctx context.Context, req raftstore.JoinRequest) error
 	RemoveServer(ctx context.Context, serverID string) error
-	TransferTo(ctx context.Context, serverID string) error
+	// Transfer hands leadership to a server, or to any when serverID is empty.
+	Transfer(ctx context.Context, serverID string) error
 }
 
 // Scheduler is what the API shows of the scheduler on the leader.
@@ -45,7 +46,7 @@ type Scheduler interface {
 	// Waits are the newest cycle's findings; nil on a follower.
 	Waits() map[uint64]sched.Wait
 	Stats() *fettlev1.SchedulerStats
-	// Position is a pending job's place in the order, 1 for the first; 0 when unknown.
+	// Score is a pending job's score in the newest cycle.
 	Score(job uint64) (int64, bool)
 }
 
@@ -69,16 +70,18 @@ type Checked struct {
 
 // Config is what a Server needs; all fields are required.
 type Config struct {
-	ClusterID  string
-	ServerName string
-	Version    string
-	Store      *state.Store
-	Log        Log
-	Raft       Raft
-	Nodes      *session.Server
-	Scheduler  Scheduler
-	Launchers  Launchers
-	Auth       Authenticator
+	ClusterID string
+	// Incarnation is this line of the cluster's history.
+	Incarnation string
+	ServerName  string
+	Version     string
+	Store       *state.Store
+	Log         Log
+	Raft        Raft
+	Nodes       *session.Server
+	Scheduler   Scheduler
+	Launchers   Launchers
+	Auth        Authenticator
 	// Dial opens a connection to another controller's API, reused by address.
 	Dial    func(addr string) (fettlev1.ControllerServiceClient, error)
 	Logger  *slog.Logger
@@ -120,7 +123,7 @@ func (s *Server) leaderAddr(snap *state.Snapshot, leader raftstore.Leader) strin
 		return ""
 	}
 	for _, srv := range snap.Servers() {
-		if srv.GetServerId() == leader.ID {
+		if srv.GetServerId() == leader.ID && !srv.GetRetired() {
 			return srv.GetClientAddr()
 		}
 	}

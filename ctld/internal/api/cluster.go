@@ -132,7 +132,7 @@ func (s *Server) AddServer(ctx context.Context, req *fettlev1.AddServerRequest) 
 	if err := needAdmin(actor); err != nil {
 		return nil, err
 	}
-	resp := &fettlev1.AddServerResponse{Header: s.header(s.cfg.Store.Snapshot(), fettlev1.ReadLevel_READ_LEVEL_LEADER), ClusterId: s.cfg.ClusterID}
+	resp := &fettlev1.AddServerResponse{Header: s.header(s.cfg.Store.Snapshot(), fettlev1.ReadLevel_READ_LEVEL_LEADER), ClusterId: s.cfg.ClusterID, Incarnation: s.cfg.Incarnation}
 	if req.GetServerId() == "" {
 		return resp, nil
 	}
@@ -191,7 +191,7 @@ func (s *Server) TransferLeadership(ctx context.Context, req *fettlev1.TransferL
 			return nil, err
 		}
 	}
-	if err := s.cfg.Raft.TransferTo(ctx, id); err != nil {
+	if err := s.cfg.Raft.Transfer(ctx, id); err != nil {
 		return nil, s.membershipError(err)
 	}
 	return &fettlev1.TransferLeadershipResponse{Header: s.header(s.cfg.Store.Snapshot(), fettlev1.ReadLevel_READ_LEVEL_LEADER)}, nil

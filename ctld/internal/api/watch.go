@@ -81,4 +81,3 @@ func sendEvents(stream grpc.ServerStreamingServer[fettlev1.WatchEventsResponse],
 	}
 	return nil
 }
-

@@ -78,8 +78,10 @@ type cycle struct {
 	// blocked is set once a job keeps nodes to itself.
 	blocked bool
 	shapes  map[string]*shape
-	plan    Plan
-	max     int
+	// bySpec finds the shape of jobs that share a spec, as those of one template do, without building its key.
+	bySpec map[*fettlev1.JobSpec]*shape
+	plan   Plan
+	max    int
 }
 
 type partition struct {
@@ -96,7 +98,7 @@ type shape struct {
 }
 
 func newCycle(in Input) *cycle {
-	c := &cycle{in: in, shapes: map[string]*shape{}, partSets: map[string]partition{}, max: in.MaxPlacements}
+	c := &cycle{in: in, shapes: map[string]*shape{}, bySpec: map[*fettlev1.JobSpec]*shape{}, partSets: map[string]partition{}, max: in.MaxPlacements}
 	if c.max == 0 {
 		c.max = DefaultMaxPlacements
 	}
@@ -229,13 +231,17 @@ func (c *cycle) partition(name string) partition {
 
 func (c *cycle) shape(j *state.Job, part partition) *shape {
 	spec := j.Spec
+	if s, ok := c.bySpec[spec]; ok {
+		return s
+	}
 	key := shapeKey(spec)
 	if s, ok := c.shapes[key]; ok {
+		c.bySpec[spec] = s
 		return s
 	}
 	s := &shape{req: RequestOf(spec)}
 	s.eligible = c.cluster.Eligible(&s.req).And(part.nodes)
-	c.shapes[key] = s
+	c.shapes[key], c.bySpec[spec] = s, s
 	return s
 }
 

@@ -145,6 +145,7 @@ func (l *loop) propose(p *Propose) {
 			}
 			if p.Hello != 0 {
 				l.apply(l.machine.Opened(p.Hello, index, l.srv.cfg.Store.Snapshot(), l.nowMS()))
+				l.srv.connectivity()
 			}
 		})
 	})

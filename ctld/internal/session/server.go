@@ -45,14 +45,20 @@ type Server struct {
 
 	telemetry telemetry
 	reads     logReads
+	// connectivity is called when a node's session opened or closed.
+	connectivity func()
 }
+
+// OnConnectivity sets what is called, on the server's own goroutine, whenever a node's session opens or closes. Set it
+// before Lead.
+func (s *Server) OnConnectivity(f func()) { s.connectivity = f }
 
 // NewServer makes a server that refuses nodes until Lead is called.
 func NewServer(cfg ServerConfig) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Server{cfg: cfg, log: cfg.Logger, telemetry: newTelemetry(), reads: logReads{open: map[uint64]*logRead{}}}
+	return &Server{cfg: cfg, log: cfg.Logger, telemetry: newTelemetry(), connectivity: func() {}, reads: logReads{open: map[uint64]*logRead{}}}
 }
 
 func (s *Server) tickEvery() time.Duration {
@@ -156,6 +162,7 @@ func (s *Server) Session(stream fettlev1.NodeService_SessionServer) error {
 		l.post(func() {
 			delete(l.senders, id)
 			l.machine.Disconnected(id)
+			s.connectivity()
 		})
 		s.log.Info("node disconnected", "node", hello.GetNode())
 	}()

@@ -1,0 +1,249 @@
+// Package leader does what only the leader does beside serving nodes: it scores and plans, tells the log its term, sets
+// hash checkpoints and retires old jobs. All of it is rebuilt from the job table when a term begins.
+package leader
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
+	"github.com/fettle-hpc/fettle/ctld/internal/sched"
+	"github.com/fettle-hpc/fettle/ctld/internal/state"
+	"github.com/fettle-hpc/fettle/plugins/host"
+	"github.com/fettle-hpc/fettle/plugins/policy"
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
+)
+
+// Log puts entries into the replicated log.
+type Log interface {
+	Propose(ctx context.Context, e *raftlogv1.Entry) (*fsm.Result, error)
+}
+
+// SchedulerConfig is what a Scheduler needs; all fields are required.
+type SchedulerConfig struct {
+	Store *state.Store
+	Log   Log
+	// Scorer orders waiting jobs, by the policy plugin or its built-in twin.
+	Scorer host.Scorer
+	// Connected returns a test for nodes that have a session with this leader.
+	Connected func() func(node string) bool
+	Logger    *slog.Logger
+	Now       func() time.Time
+}
+
+// Scheduler runs scheduling cycles while this controller leads.
+type Scheduler struct {
+	cfg   SchedulerConfig
+	wake  chan struct{}
+	waits atomic.Pointer[map[uint64]sched.Wait]
+	queue *sched.Queue
+	// mu guards queue against readers of scores.
+	mu     sync.RWMutex
+	stats  stats
+	source atomic.Pointer[host.Source]
+}
+
+// NewScheduler makes a scheduler that does nothing until Lead.
+func NewScheduler(cfg SchedulerConfig) *Scheduler {
+	return &Scheduler{cfg: cfg, wake: make(chan struct{}, 1), queue: sched.NewQueue()}
+}
+
+// Wake asks for a cycle soon: something outside the log changed, such as a node's session.
+func (s *Scheduler) Wake() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Waits are the newest cycle's findings; nil when this controller does not schedule.
+func (s *Scheduler) Waits() map[uint64]sched.Wait {
+	if p := s.waits.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Score returns a waiting job's score from the newest cycle.
+func (s *Scheduler) Score(job uint64) (int64, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.queue.Score(job)
+}
+
+// Stats describes the newest cycles; zero on a controller that has not led.
+func (s *Scheduler) Stats() *fettlev1.SchedulerStats {
+	st := s.stats.proto()
+	if src := s.source.Load(); src != nil {
+		st.Policy = src.String()
+		if src.Builtin {
+			st.Policy, st.FallbackReason = src.Name+" (built in)", src.Reason
+		}
+	}
+	return st
+}
+
+// retryAfterRejection is how long the scheduler waits when the log refused a whole plan without anything having changed.
+const retryAfterRejection = time.Second
+
+// Lead schedules for one term, until ctx ends.
+func (s *Scheduler) Lead(ctx context.Context, term uint64) {
+	sub := s.cfg.Store.Subscribe(4096)
+	defer sub.Close()
+	defer s.waits.Store(nil)
+	changes := newChanges()
+	changes.resync()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case set := <-sub.C():
+			changes.add(set)
+		case <-s.wake:
+		case <-timer.C:
+		}
+		for drained := false; !drained; {
+			select {
+			case set := <-sub.C():
+				changes.add(set)
+			default:
+				drained = true
+			}
+		}
+		timer.Reset(s.cycle(ctx, term, changes))
+	}
+}
+
+// idle is how long the scheduler sleeps when nothing will become eligible by itself.
+const idle = time.Hour
+
+// cycle scores what changed, plans and proposes. It returns when to run again if nothing happens before.
+func (s *Scheduler) cycle(ctx context.Context, term uint64, ch *changes) time.Duration {
+	began := time.Now()
+	snap := s.cfg.Store.Snapshot()
+	now := s.cfg.Now().UnixMilli()
+	s.mu.Lock()
+	s.rescore(ctx, snap, now, ch)
+	s.mu.Unlock()
+	plan := sched.Cycle(sched.Input{Snapshot: snap, NowMS: now, Order: s.queue.All(), Connected: s.cfg.Connected()})
+	s.waits.Store(&plan.Waits)
+	s.stats.add(time.Since(began))
+	next := idle
+	if plan.WakeMS > 0 {
+		next = max(time.Duration(plan.WakeMS-now)*time.Millisecond, time.Millisecond)
+	}
+	if len(plan.Placements) == 0 {
+		return next
+	}
+	res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: term, Placements: plan.Placements}}})
+	if err != nil {
+		if !errors.Is(err, context.Canceled) {
+			s.cfg.Logger.Warn("plan not committed", "placements", len(plan.Placements), "err", err)
+		}
+		return retryAfterRejection
+	}
+	rejected := 0
+	if res.Err != nil {
+		s.cfg.Logger.Warn("plan refused", "placements", len(plan.Placements), "err", res.Err.Error())
+		return retryAfterRejection
+	}
+	for _, a := range res.Placements {
+		if a.Err != nil {
+			rejected++
+			s.cfg.Logger.Warn("placement rejected", "job", a.JobID, "err", a.Err.Error())
+		}
+	}
+	switch {
+	case rejected == len(plan.Placements):
+		return retryAfterRejection
+	case plan.More || rejected > 0:
+		return 0
+	}
+	return next
+}
+
+// rescore brings the queue up to the snapshot.
+func (s *Scheduler) rescore(ctx context.Context, snap *state.Snapshot, now int64, ch *changes) {
+	var cols policy.Columns
+	var removed []uint64
+	reset := ch.all
+	if reset {
+		s.queue = sched.NewQueue()
+		for j := range snap.Pending {
+			cols.Append(columnsOf(j))
+		}
+	} else {
+		for _, id := range ch.jobs {
+			if j := snap.Job(id); j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING {
+				cols.Append(columnsOf(j))
+			} else if _, queued := s.queue.Score(id); queued {
+				s.queue.Delete(id)
+				removed = append(removed, id)
+			}
+		}
+	}
+	ch.reset()
+	if !reset && cols.Len() == 0 && len(removed) == 0 {
+		return
+	}
+	scores, source, err := s.cfg.Scorer.Score(ctx, host.Delta{Full: reset, NowMS: now, Changed: cols, Removed: removed})
+	if err != nil {
+		// Only the end of the term interrupts it; if not, the next cycle hands everything over again.
+		ch.resync()
+		return
+	}
+	if old := s.source.Swap(&source); old == nil || old.Builtin != source.Builtin {
+		s.cfg.Logger.Info("scheduling policy in use", "policy", source.String())
+	}
+	for i, id := range scores.ID {
+		if j := snap.Job(id); j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING {
+			s.queue.Set(id, scores.Score[i])
+		}
+	}
+}
+
+func columnsOf(j *state.Job) policy.Job {
+	size := j.Spec.GetGpusPerNode().GetCount() * max(j.Spec.GetNodes(), 1)
+	if size == 0 {
+		size = max(j.Spec.GetCpusPerNode()*max(j.Spec.GetNodes(), 1)/8, 1)
+	}
+	return policy.Job{
+		ID: j.ID, Priority: j.Spec.GetPriority(), EligibleMS: j.EligibleMS, Size: size,
+		TimeLimitS: j.Spec.GetTimeLimitS(), User: j.User, Project: j.Spec.GetProject(),
+	}
+}
+
+// changes gathers what happened to jobs since the last cycle.
+type changes struct {
+	all  bool
+	jobs []uint64
+}
+
+func newChanges() *changes { return &changes{} }
+
+func (c *changes) resync() { c.all = true }
+
+func (c *changes) reset() { c.all, c.jobs = false, c.jobs[:0] }
+
+func (c *changes) add(set *state.ChangeSet) {
+	if set == nil {
+		return
+	}
+	if set.Resync {
+		c.all = true
+		return
+	}
+	c.jobs = append(c.jobs, set.Jobs...)
+	if len(c.jobs) > 1<<16 {
+		slices.Sort(c.jobs)
+		c.jobs = slices.Compact(c.jobs)
+	}
+}

@@ -1,0 +1,112 @@
+package leader
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/fettle-hpc/fettle/ctld/internal/state"
+	"github.com/fettle-hpc/fettle/proto/model"
+	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
+)
+
+// Retention says how long finished jobs stay in the job table.
+type Retention struct {
+	// MaxAge after the end; 0 means 90 days.
+	MaxAge time.Duration
+	// MaxJobs that are finished; 0 means 1,000,000.
+	MaxJobs int
+}
+
+// Keeper does the slow housekeeping of a term: hash checkpoints and retention.
+type Keeper struct {
+	Store     *state.Store
+	Log       Log
+	Retention Retention
+	// CheckpointEvery is the time between hash checkpoints; 0 means 30 s.
+	CheckpointEvery time.Duration
+	// Checkpoint returns the newest index and state hash that every replica notes, false when there is none yet.
+	Checkpoint func() (index uint64, hash []byte, ok bool)
+	Logger     *slog.Logger
+	Now        func() time.Time
+}
+
+// Announce tells the log that this controller leads in term, and where it is reached: plans of other terms are refused
+// from here on, and followers know where to send their clients.
+func Announce(ctx context.Context, log Log, self *raftlogv1.ServerChange, term uint64) error {
+	entries := []*raftlogv1.Entry{
+		{Op: &raftlogv1.Entry_NewTerm{NewTerm: &raftlogv1.NewTerm{
+			Term: term, LeaderId: self.GetServerId(), LeaderName: self.GetName(), LeaderClientAddr: self.GetClientAddr(),
+		}}},
+		{Op: &raftlogv1.Entry_ServerChange{ServerChange: self}},
+	}
+	for _, e := range entries {
+		if _, err := log.Propose(ctx, e); err != nil {
+			return fmt.Errorf("announce term %d: %w", term, err)
+		}
+	}
+	return nil
+}
+
+// Lead keeps house for one term, until ctx ends.
+func (k *Keeper) Lead(ctx context.Context) {
+	every := k.CheckpointEvery
+	if every == 0 {
+		every = 30 * time.Second
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	var last uint64
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if index, hash, ok := k.Checkpoint(); ok && index > last {
+			last = index
+			k.propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_HashCheckpoint{HashCheckpoint: &raftlogv1.HashCheckpoint{Index: index, Hash: hash}}})
+		}
+		if ids := k.expired(); len(ids) > 0 {
+			k.propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_Purge{Purge: &raftlogv1.PurgeJobs{Ids: ids}}})
+		}
+	}
+}
+
+func (k *Keeper) propose(ctx context.Context, e *raftlogv1.Entry) {
+	if _, err := k.Log.Propose(ctx, e); err != nil && ctx.Err() == nil {
+		k.Logger.Warn("housekeeping not committed", "err", err)
+	}
+}
+
+// maxPurge keeps one purge small.
+const maxPurge = 500
+
+// expired returns the oldest finished jobs that are over the retention, at most maxPurge of them.
+func (k *Keeper) expired() []uint64 {
+	maxAge, maxJobs := k.Retention.MaxAge, k.Retention.MaxJobs
+	if maxAge == 0 {
+		maxAge = 90 * 24 * time.Hour
+	}
+	if maxJobs == 0 {
+		maxJobs = 1_000_000
+	}
+	snap := k.Store.Snapshot()
+	counts := snap.Counts()
+	over := counts.Jobs - counts.Pending - counts.Active - maxJobs
+	before := k.Now().Add(-maxAge).UnixMilli()
+	var ids []uint64
+	snap.Jobs(0, func(j *state.Job) bool {
+		if !model.Terminal(j.State) {
+			return true
+		}
+		if j.EndMS >= before && len(ids) >= over {
+			// Jobs end roughly in the order of their ids; the next round finds what this one leaves.
+			return false
+		}
+		ids = append(ids, j.ID)
+		return len(ids) < maxPurge
+	})
+	return ids
+}
