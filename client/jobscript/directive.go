@@ -149,7 +149,7 @@ func (s *scanner) directive(origin Origin, line int, rest string) {
 		list = list[1:]
 		name, value, joined, problem, remedy := cutWord(w)
 		if problem != "" {
-			bad("word "+gres.Quote(w), problem, remedy)
+			s.refuse(&Error{Line: line, Origin: origin, Option: "word", Value: w, HasValue: true, Problem: problem, Remedy: remedy})
 			continue
 		}
 		written := "-" + name
@@ -194,21 +194,25 @@ func valueName(f found) string {
 	return "VALUE"
 }
 
+const (
+	notOption   = "is not an option"
+	optionShape = "options look like --time=1:00:00 or -t 1:00:00"
+)
+
 // cutWord takes an option word apart. name is without dashes.
 func cutWord(w string) (name, value string, joined bool, problem, remedy string) {
 	switch {
 	case strings.HasPrefix(w, "--"):
 		name, value, joined = strings.Cut(w[2:], "=")
 		if name == "" {
-			return "", "", false, "is not an option", "options look like --time=1:00:00 or -t 1:00:00"
+			return "", "", false, notOption, optionShape
 		}
 		return name, value, joined, "", ""
 	case strings.HasPrefix(w, "-") && len(w) > 1:
-		r, n := utf8.DecodeRuneInString(w[1:])
-		if r >= utf8.RuneSelf {
-			return "", "", false, "is not an option", "options look like --time=1:00:00 or -t 1:00:00"
+		if c := w[1] | 0x20; c < 'a' || c > 'z' {
+			return "", "", false, notOption, optionShape
 		}
-		name, value = w[1:1+n], w[1+n:]
+		name, value = w[1:2], w[2:]
 		if strings.HasPrefix(value, "=") {
 			return "", "", false, "mixes the two ways to give a value", "write -" + name + " " + shellWord(value[1:])
 		}
@@ -217,7 +221,7 @@ func cutWord(w string) (name, value string, joined bool, problem, remedy string)
 	if r, _ := utf8.DecodeRuneInString(w); r >= '\u2010' && r <= '\u2015' || r == '\u2212' {
 		return "", "", false, "starts with a typographic dash", "type - or -- instead"
 	}
-	return "", "", false, "is not an option", "options look like --time=1:00:00 or -t 1:00:00"
+	return "", "", false, notOption, optionShape
 }
 
 // shellWord shows a value as one would type it.
