@@ -109,6 +109,8 @@ func startError(ctx context.Context, cfg *Config, err error, p *process) error {
 		return fmt.Errorf("not ready within %v%s", cfg.StartTimeout, p.lastWords())
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case p.endedItself():
+		return fmt.Errorf("ended before it was ready: %s%s", exitText(p.waitErr), p.lastWords())
 	default:
 		return fmt.Errorf("start: %s%s", printable(err.Error(), maxErrorText), p.lastWords())
 	}

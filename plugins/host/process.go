@@ -170,6 +170,19 @@ func (p *process) kill() {
 	}
 }
 
+// endedItself says that a process that is done was not ended by kill.
+func (p *process) endedItself() bool {
+	if p.pid == 0 {
+		return false
+	}
+	var exit *exec.ExitError
+	if !errors.As(p.waitErr, &exit) {
+		return p.waitErr == nil
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && !(status.Signaled() && status.Signal() == syscall.SIGKILL)
+}
+
 // Wait waits for the end of the process.
 func (p *process) Wait(context.Context) error {
 	<-p.done

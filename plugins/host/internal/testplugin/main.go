@@ -21,28 +21,28 @@ func main() {
 	name := strings.TrimPrefix(filepath.Base(os.Args[0]), "fettle-")
 	switch name {
 	case "sched-silent":
-		select {}
+		wait()
 	case "sched-exits":
 		fmt.Fprintln(os.Stderr, "no such file: weights.db")
 		os.Exit(7)
 	case "sched-babbles":
 		fmt.Println("hello\x1b[31m, is this the queue?")
-		select {}
+		wait()
 	case "sched-elsewhere":
 		fmt.Println("1|1|tcp|127.0.0.1:22|grpc|")
-		select {}
+		wait()
 	case "sched-outside":
 		fmt.Println("1|1|unix|/run/other.sock|grpc|")
-		select {}
+		wait()
 	case "sched-future":
 		fmt.Println("1|99|unix|/x|grpc|")
-		select {}
+		wait()
 	case "sched-netrpc":
 		fmt.Printf("1|1|unix|%s|netrpc|\n", listen())
-		select {}
+		wait()
 	case "sched-plain":
 		fmt.Printf("1|1|unix|%s|grpc|\n", listen())
-		select {}
+		wait()
 	}
 	version := "1.0"
 	if b, err := os.ReadFile(os.Args[0] + ".version"); err == nil {
@@ -58,6 +58,9 @@ func main() {
 		sdk.ServeLauncher(sdk.Info{Name: name, Version: version, Method: method}, &launch{})
 	}
 }
+
+// wait for ever; select{} alone would be found out as a deadlock.
+func wait() { <-time.After(24 * time.Hour) }
 
 func listen() string {
 	path := filepath.Join(os.Getenv("PLUGIN_UNIX_SOCKET_DIR"), "s")
