@@ -101,3 +101,17 @@ func BackoffMS(jobID uint64, failures uint32) int64 {
 	spread := jobID * 0x9E3779B97F4A7C15 >> 40
 	return d + d/10*int64(spread)/(1<<24)
 }
+
+// JobLaunchFailureLimit is how many launches of one job in a row may fail through no fault of its user before it is held
+// for someone to look at. It is above LaunchFailureLimit, so that one broken node is drained before it holds up a job.
+const JobLaunchFailureLimit = 5
+
+// LaunchBackoffMS is how long a job waits after its failed-th launch failure in a row (counted from 1), in milliseconds:
+// 1 s doubled with each, at most a minute.
+func LaunchBackoffMS(failed int) int64 {
+	d := int64(1000)
+	for i := 1; i < failed && d < 60_000; i++ {
+		d *= 2
+	}
+	return min(d, 60_000)
+}

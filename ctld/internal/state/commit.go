@@ -41,6 +41,7 @@ func (t *Txn) Commit() {
 	}
 	for _, r := range t.requests {
 		tab.setRequest(buf, r)
+		tab.forget()
 	}
 	for _, v := range t.servers {
 		tab.setServer(v)

@@ -204,15 +204,19 @@ func hashMessage(tag byte, m proto.Message) sum {
 // hash is that of the whole state. The index is left out: entries that change nothing, such as a new configuration of
 // the cluster, may or may not have been seen by a replica that started from a snapshot.
 func (t *tables) hash() [32]byte {
+	return t.hashOf(t.jobs.w.Len(), t.nodes.w.Len(), t.requests.w.Len())
+}
+
+func (t *tables) hashOf(jobs, nodes, requests int) [32]byte {
 	m := &t.meta
 	c := make(canon, 0, 256)
 	c = append(c, tagMeta)
 	c.s(t.clusterID)
 	c.u(t.total[0])
 	c.u(t.total[1])
-	c.u(uint64(t.jobs.w.Len()))
-	c.u(uint64(t.nodes.w.Len()))
-	c.u(uint64(t.requests.w.Len()))
+	c.u(uint64(jobs))
+	c.u(uint64(nodes))
+	c.u(uint64(requests))
 	c.u(m.term)
 	c.i(m.nowMS)
 	c.u(m.nextID)

@@ -63,14 +63,13 @@ func (t *tables) moveParts(old, j *Job) {
 	if before == after {
 		return
 	}
-	if before != nil {
-		for _, a := range before.GetNodes() {
-			if a.GetExit() == nil && !hasLivePart(after, a.GetNode()) {
-				t.busy.del(nodeJob{a.GetNode(), old.ID})
-			}
+	same := before != nil && after != nil && before.GetNumber() == after.GetNumber()
+	for rank, a := range before.GetNodes() {
+		if a.GetExit() == nil && (!same || after.GetNodes()[rank].GetExit() != nil) {
+			t.busy.del(nodeJob{a.GetNode(), old.ID})
 		}
 	}
-	if after == nil || before != nil && before.GetNumber() == after.GetNumber() {
+	if same {
 		return
 	}
 	for _, a := range after.GetNodes() {
@@ -86,15 +85,6 @@ func liveParts(j *Job) *fettlev1.Attempt {
 		return nil
 	}
 	return j.Current()
-}
-
-func hasLivePart(a *fettlev1.Attempt, node string) bool {
-	for _, p := range a.GetNodes() {
-		if p.GetNode() == node {
-			return p.GetExit() == nil
-		}
-	}
-	return false
 }
 
 func (t *tables) setNode(buf *canon, old, n *Node) {
@@ -124,6 +114,11 @@ func (t *tables) setRequest(buf *canon, r *Request) {
 	t.requests.put(r)
 	t.requestOrder.put(r)
 	t.requestBytes += r.size()
+	t.counts.Requests = t.requests.w.Len()
+}
+
+// forget drops the oldest requests beyond the limits.
+func (t *tables) forget() {
 	for t.requests.w.Len() > model.MaxRemembered || t.requestBytes > model.MaxRememberedBytes {
 		oldest, ok := t.requestOrder.w.Min()
 		if !ok {

@@ -18,6 +18,7 @@ type Store struct {
 	cur       *tables
 	intern    *interner
 	buf       canon
+	txn       Txn
 	published atomic.Pointer[Snapshot]
 	feed      *feed
 }
@@ -45,15 +46,14 @@ func (s *Store) EventsAfter(index uint64) (events []*fettlev1.Event, ok bool) {
 // Batch begins a batch of changes and keeps other writers out until Publish. Callers must always publish.
 func (s *Store) Batch() *Batch {
 	s.mu.Lock()
-	return &Batch{s: s, t: s.cur}
+	return &Batch{s: s, t: s.cur, changes: new(ChangeSet)}
 }
 
 // Batch is a run of log entries that readers see at once.
 type Batch struct {
 	s       *Store
 	t       *tables
-	changes ChangeSet
-	txn     Txn
+	changes *ChangeSet
 	open    bool
 }
 
@@ -67,9 +67,9 @@ func (b *Batch) Advance(index uint64, nowMS int64) int64 {
 // Begin starts the changes of one log entry at the position of the newest Advance. Nothing of them is kept unless Commit
 // is called: to drop them, begin the next.
 func (b *Batch) Begin() *Txn {
-	b.txn.reset(b)
+	b.s.txn.reset(b)
 	b.open = true
-	return &b.txn
+	return &b.s.txn
 }
 
 // Index is the position of the newest Advance.
@@ -83,7 +83,8 @@ func (b *Batch) Publish() {
 	s := b.s
 	b.changes.Index = b.t.meta.index
 	s.published.Store(b.t.snapshot())
-	s.feed.publish(&b.changes)
+	s.feed.publish(b.changes)
+	s.txn.b = nil
 	b.s, b.t = nil, nil
 	s.mu.Unlock()
 }

@@ -1993,8 +1993,6 @@ type RequestResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of the entry's op in the oneof.
 	Op uint32 `protobuf:"varint,1,opt,name=op,proto3" json:"op,omitempty"`
-	// Refusal of the whole request; unset when it was done.
-	Error *Refusal `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	// Per job, ascending: jobs that were done as they should, and those refused.
 	Done          []uint64   `protobuf:"varint,3,rep,packed,name=done,proto3" json:"done,omitempty"`
 	Refused       []*Refusal `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`
@@ -2037,13 +2035,6 @@ func (x *RequestResult) GetOp() uint32 {
 		return x.Op
 	}
 	return 0
-}
-
-func (x *RequestResult) GetError() *Refusal {
-	if x != nil {
-		return x.Error
-	}
-	return nil
 }
 
 func (x *RequestResult) GetDone() []uint64 {
@@ -2293,10 +2284,9 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\x06job_id\x18\x04 \x01(\x04R\x05jobId\x12\x14\n" +
 	"\x05index\x18\x05 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06result\x18\x06 \x01(\fR\x06result\x12\x10\n" +
-	"\x03seq\x18\a \x01(\x04R\x03seq\"\x8d\x01\n" +
+	"\x03seq\x18\a \x01(\x04R\x03seq\"b\n" +
 	"\rRequestResult\x12\x0e\n" +
-	"\x02op\x18\x01 \x01(\rR\x02op\x12)\n" +
-	"\x05error\x18\x02 \x01(\v2\x13.raftlog.v1.RefusalR\x05error\x12\x12\n" +
+	"\x02op\x18\x01 \x01(\rR\x02op\x12\x12\n" +
 	"\x04done\x18\x03 \x03(\x04R\x04done\x12-\n" +
 	"\arefused\x18\x04 \x03(\v2\x13.raftlog.v1.RefusalR\arefused\"|\n" +
 	"\aRefusal\x12\x15\n" +
@@ -2397,13 +2387,12 @@ var file_raftlog_v1_raftlog_proto_depIdxs = []int32{
 	35, // 34: raftlog.v1.JobRecord.job:type_name -> fettle.v1.Job
 	36, // 35: raftlog.v1.JobRecord.end_reason:type_name -> fettle.v1.Reason
 	37, // 36: raftlog.v1.NodeRecord.node:type_name -> fettle.v1.Node
-	26, // 37: raftlog.v1.RequestResult.error:type_name -> raftlog.v1.Refusal
-	26, // 38: raftlog.v1.RequestResult.refused:type_name -> raftlog.v1.Refusal
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	26, // 37: raftlog.v1.RequestResult.refused:type_name -> raftlog.v1.Refusal
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_raftlog_proto_init() }
