@@ -204,7 +204,7 @@ func (b begin) date(word string) (d date, ok bool, problem string) {
 		default:
 			return date{}, false, "has a bad year " + Quote(parts[order[0]])
 		}
-		if d.year < 1970 {
+		if d.year == 0 { // which means "none given" below
 			return date{}, false, "is in the past"
 		}
 	}
