@@ -13,7 +13,7 @@ const (
 	OptNodes     = "nodes"      // 1 to 1,024
 	OptGPUs      = "gpus"       // gres.ParseGPUs: GPUs of the whole job
 	OptGRES      = "gres"       // gres.ParseGRES: GPUs on each node
-	OptCPUs      = "cpus"       // CPU cores on each node
+	OptCPUs      = "cpus"       // CPU cores on each node, 1 to 4,096
 	OptMem       = "mem"        // gres.ParseSize: host memory on each node
 	OptNodelist  = "nodelist"   // gres.ExpandHosts
 	OptExclude   = "exclude"    // gres.ExpandHosts

@@ -13,10 +13,11 @@ import (
 // Limits on values.
 const (
 	maxName    = 128
+	maxWord    = 64
 	maxComment = 1024
 	maxPath    = 4096
 	maxNodes   = 1024
-	maxCPUs    = 65536
+	maxCPUs    = 4096
 	maxBegin   = 128
 	maxSet     = 16 << 10
 )
@@ -56,15 +57,20 @@ func checkJobName(v string) (string, *fault) { return v, text(v, maxName) }
 func checkComment(v string) (string, *fault) { return v, text(v, maxComment) }
 func checkPath(v string) (string, *fault)    { return v, text(v, maxPath) }
 
-// checkName accepts the names of partitions, projects and the like.
+// checkName accepts the names of partitions, projects and methods.
 func checkName(what string) func(string) (string, *fault) {
 	return func(v string) (string, *fault) {
-		if f := text(v, maxName); f != nil {
+		if f := text(v, maxWord); f != nil {
 			return v, f
 		}
-		for _, r := range v {
-			if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("._-@+", r) {
-				return v, &fault{"may not hold " + gres.Quote(string(r)), "use the " + what + "'s name: letters, digits, dots, dashes and underscores"}
+		for i, r := range v {
+			word := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || i > 0 && strings.ContainsRune("._-", r)
+			if !word {
+				at := "may not hold "
+				if i == 0 {
+					at = "may not start with "
+				}
+				return v, &fault{at + gres.Quote(string(r)), "use the " + what + "'s name: letters, digits, dots, dashes and underscores"}
 			}
 		}
 		return v, nil

@@ -8,7 +8,7 @@ import (
 // Limits on GPU requests.
 const (
 	// MaxGPUsPerNode bounds what one node may declare and what a job may ask of one node.
-	MaxGPUsPerNode = 1024
+	MaxGPUsPerNode = 64
 	// MaxGPUsPerJob bounds a whole job's GPUs over all of its nodes.
 	MaxGPUsPerJob = 65536
 	// MaxTypeLen bounds a GPU type's length in bytes.

@@ -32,7 +32,7 @@ func TestParseGRES(t *testing.T) {
 		" gpu:h100 ":                     {"h100", 1},
 		"gpu:4090:2":                     {"4090", 2},
 		"gpu:1g.5gb:7":                   {"1g.5gb", 7},
-		"gpu:rtx_a6000-ada:1024":         {"rtx_a6000-ada", 1024},
+		"gpu:rtx_a6000-ada:64":           {"rtx_a6000-ada", 64},
 		"gpu:h100:0008":                  {"h100", 8},
 		"none":                           {},
 		"gpu:" + strings.Repeat("a", 64): {strings.Repeat("a", 64), 1},
@@ -55,8 +55,8 @@ func TestParseGRES(t *testing.T) {
 		{"gpu:-1", `gres "gpu:-1": the count "-1" is not a whole number` + remedy},
 		{"gpu:1.5", `gres "gpu:1.5": the count "1.5" is not a whole number` + remedy},
 		{"gpu:h100:x", `gres "gpu:h100:x": the count "x" is not a whole number` + remedy},
-		{"gpu:4294967296", `gres "gpu:4294967296": more than 1024 GPUs per node` + remedy},
-		{"gpu:99999999999999999999999", `gres "gpu:99999999999999999999999": more than 1024 GPUs per node` + remedy},
+		{"gpu:4294967296", `gres "gpu:4294967296": more than 64 GPUs per node` + remedy},
+		{"gpu:99999999999999999999999", `gres "gpu:99999999999999999999999": more than 64 GPUs per node` + remedy},
 		{"gpu:h100:4:8", `gres "gpu:h100:4:8": has too many parts` + remedy},
 		{"gpu:h 100:4", `gres "gpu:h 100:4": the type may not hold " "` + remedy},
 		{"gpu:-h100:4", `gres "gpu:-h100:4": the type does not start with a letter or a digit` + remedy},
@@ -95,7 +95,7 @@ func TestParseGPUs(t *testing.T) {
 		{"a100:1,h100:1", `gpus "a100:1,h100:1": lists several kinds of GPU where one is possible` + remedy},
 	})
 	refusals(t, ParseGPUsPerNode, [][2]string{
-		{"1025", `gpus per node "1025": more than 1024 GPUs per node` + remedy},
+		{"65", `gpus per node "65": more than 64 GPUs per node` + remedy},
 	})
 }
 
