@@ -1,0 +1,97 @@
+package killtree
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+)
+
+// V2 is a cgroup of the unified hierarchy.
+type V2 struct{ Dir string }
+
+// Pids lists the group's processes.
+func (g V2) Pids() ([]int, error) { return groupPids(g.Dir) }
+
+// Kill uses the kernel's own cgroup.kill where there is one (5.14), which no fork escapes.
+func (g V2) Kill() error {
+	err := os.WriteFile(g.Dir+"/cgroup.kill", []byte("1"), 0)
+	if err == nil {
+		return nil
+	}
+	if gone(g.Dir) {
+		return nil
+	}
+	return killChasing(g)
+}
+
+// Empty says whether the group and its children have no process.
+func (g V2) Empty() (bool, error) {
+	b, err := os.ReadFile(g.Dir + "/cgroup.events")
+	if errors.Is(err, fs.ErrNotExist) || isGone(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return strings.Contains(string(b), "populated 0"), nil
+}
+
+// V1 is a cgroup of a v1 freezer hierarchy.
+type V1 struct{ Dir string }
+
+// Pids lists the group's processes.
+func (g V1) Pids() ([]int, error) { return groupPids(g.Dir) }
+
+const (
+	freezeWait = 500 * time.Millisecond
+	freezePoll = 2 * time.Millisecond
+)
+
+// Kill freezes the group so that nothing forks, sends SIGKILL to all, and thaws it so that they die.
+func (g V1) Kill() error {
+	if empty, err := g.Empty(); err == nil && empty {
+		return nil
+	}
+	state := g.Dir + "/freezer.state"
+	if err := os.WriteFile(state, []byte("FROZEN"), 0); err == nil {
+		// A process in uninterruptible sleep keeps the group FREEZING; those that are frozen can be hit all the same.
+		for deadline := time.Now().Add(freezeWait); time.Now().Before(deadline); time.Sleep(freezePoll) {
+			if b, err := os.ReadFile(state); err != nil || strings.HasPrefix(string(b), "FROZEN") {
+				break
+			}
+		}
+	}
+	killErr := killChasing(g)
+	thawErr := os.WriteFile(state, []byte("THAWED"), 0)
+	if killErr != nil {
+		return killErr
+	}
+	if thawErr != nil && !gone(g.Dir) {
+		return thawErr
+	}
+	return nil
+}
+
+// Empty says whether the group has no process.
+func (g V1) Empty() (bool, error) {
+	pids, err := g.Pids()
+	return len(pids) == 0, err
+}
+
+func groupPids(dir string) ([]int, error) {
+	b, err := os.ReadFile(dir + "/cgroup.procs")
+	if errors.Is(err, fs.ErrNotExist) || isGone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parsePids(b), nil
+}
+
+func gone(dir string) bool {
+	_, err := os.Stat(dir)
+	return errors.Is(err, fs.ErrNotExist)
+}

@@ -1,0 +1,379 @@
+package shim
+
+import (
+	"errors"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fettle-hpc/fettle/noded/internal/handoff"
+	"github.com/fettle-hpc/fettle/noded/internal/killtree"
+)
+
+// Exit statuses of the shim itself. The attempt's own is in its exit record.
+const (
+	exitDone   = 0
+	exitBroken = 1
+)
+
+const (
+	// strayGraceMS bounds the grace of processes that outlive the job's first one.
+	strayGraceMS = 5_000
+	// leaseGraceMS bounds the grace when the lease ran out: the controller gives the job away soon after.
+	leaseGraceMS = 5_000
+	// killAgainMS is the pause between two rounds of SIGKILL, doubled up to killAgainMaxMS: processes in uninterruptible
+	// sleep die when they wake.
+	killAgainMS    = 20
+	killAgainMaxMS = 1_000
+	// pollEmptyMS is how often the group is looked at while the shim has no child left but the group has members.
+	pollEmptyMS = 20
+)
+
+// Run owns the attempt in dir until it is over, and returns the shim's exit status. It expects the lock on
+// handoff.LockFD and the notify pipe on handoff.NotifyFD.
+func Run(dir string) int {
+	unix.CloseOnExec(handoff.LockFD)
+	unix.CloseOnExec(handoff.NotifyFD)
+	b, err := os.ReadFile(dir + "/" + handoff.OrderFile)
+	if err != nil {
+		return broken(dir, err)
+	}
+	order, err := handoff.ParseOrder(b)
+	if err != nil {
+		return broken(dir, errors.New("order: "+err.Error()))
+	}
+	s := &shim{dir: dir, order: order, graceMS: max(0, order.GraceMS)}
+	if err := s.listen(); err != nil {
+		return broken(dir, err)
+	}
+	exit := s.run()
+	if err := writeExit(dir, exit); err != nil {
+		return broken(dir, err)
+	}
+	return exitDone
+}
+
+// broken tells the shims' common log. The daemon sees that there is no exit record.
+func broken(dir string, err error) int {
+	_, _ = os.Stderr.WriteString("fettle-shim: " + dir + ": " + err.Error() + "\n")
+	return exitBroken
+}
+
+type shim struct {
+	dir   string
+	order *handoff.Order
+	tree  killtree.Tree // the cgroup, nil without one
+	below killtree.Descendants
+
+	sigs  chan os.Signal
+	alarm alarm
+
+	controlOffset int64
+
+	main      int
+	mainEnded bool
+	exit      handoff.Exit
+	startBoot int64
+	limitS    int64
+	leaseAt   int64
+	graceMS   int64
+
+	stopping  bool
+	killAt    int64
+	killAgain int64
+}
+
+// listen makes the shim able to be found and told things, before anything else happens.
+func (s *shim) listen() error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", err)
+	}
+	s.sigs = make(chan os.Signal, 16)
+	// SIGCONT says that there is something in the control file; its default does no harm to a shim that is not ready yet.
+	signal.Notify(s.sigs, unix.SIGCHLD, unix.SIGCONT, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	s.below.Root = os.Getpid()
+	switch cg := s.order.Cgroup; {
+	case cg.V2Dir != "":
+		s.tree = killtree.V2{Dir: cg.V2Dir}
+	case cg.FreezerDir != "":
+		s.tree = killtree.V1{Dir: cg.FreezerDir}
+	}
+	s.limitS = s.order.TimeLimitS
+	rec := handoff.Shim{PID: int32(os.Getpid())}
+	return createFile(s.dir+"/"+handoff.ShimFile, rec.Marshal())
+}
+
+// run starts the attempt and sees it to its end.
+func (s *shim) run() *handoff.Exit {
+	never := handoff.Exit{Code: -1, NeverStarted: true, EndMS: wallNow()}
+	s.readControl()
+	if s.stopping {
+		never.Detail = "ended before it was started"
+		return &never
+	}
+	s.startBoot = bootNow()
+	if s.leaseGone(s.startBoot) {
+		never.Detail, never.LeaseExpired = "the node's lease had run out before the start", true
+		return &never
+	}
+	if err := createFile(s.dir+"/"+handoff.LaunchFile, nil); err != nil {
+		never.Detail = err.Error()
+		return &never
+	}
+	s.exit.StartMS = wallNow()
+	pid, err := launch(s.dir, s.order)
+	if err != nil {
+		var u *userError
+		never.UserError = errors.As(err, &u)
+		never.Detail = oneLine(err.Error())
+		return &never
+	}
+	s.main = pid
+	_, _ = unix.Write(handoff.NotifyFD, []byte{handoff.NotifyStarted})
+	s.loop()
+	s.exit.OOMKilled = oomKilled(s.order.Cgroup.OOMFile)
+	s.exit.EndMS = wallNow()
+	return &s.exit
+}
+
+func (s *shim) loop() {
+	for {
+		childless := s.reap()
+		now := bootNow()
+		if s.mainEnded && childless && s.groupEmpty() {
+			return
+		}
+		s.limits(now)
+		if s.mainEnded && !s.stopping {
+			s.stop(now, min(s.graceMS, strayGraceMS))
+		}
+		if s.stopping && now >= s.killAt {
+			s.kill()
+			s.killAgain = min(max(2*s.killAgain, killAgainMS), killAgainMaxMS)
+			s.killAt = bootNow() + s.killAgain
+			continue
+		}
+		s.wait(s.nextAlarm(now, childless))
+	}
+}
+
+// wait sleeps until a signal comes or the alarm rings.
+func (s *shim) wait(at int64) {
+	if err := s.alarm.set(at); err != nil {
+		// Without a timer no limit can be kept: end what cannot be bounded.
+		_, _ = os.Stderr.WriteString("fettle-shim: " + s.dir + ": " + err.Error() + "\n")
+		s.stop(bootNow(), 0)
+	}
+	select {
+	case sig := <-s.sigs:
+		switch sig {
+		case unix.SIGCHLD:
+		case unix.SIGCONT:
+			s.readControl()
+		default:
+			// Somebody ends the shim by hand: the attempt ends with it, as the daemon would have ended it.
+			s.stop(bootNow(), s.graceMS)
+		}
+	case <-s.alarm.ring:
+		s.alarm.at = 0
+	}
+}
+
+// reap collects every dead child, the adopted ones too, and says whether none is left.
+func (s *shim) reap() (childless bool) {
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG|unix.WALL, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return true // ECHILD
+		case pid == 0:
+			return false
+		case pid == s.main && (ws.Exited() || ws.Signaled()):
+			s.mainEnded = true
+			if ws.Signaled() {
+				s.exit.Code, s.exit.Signal = -1, int32(ws.Signal())
+			} else {
+				s.exit.Code = int32(ws.ExitStatus())
+			}
+		}
+	}
+}
+
+func (s *shim) groupEmpty() bool {
+	if s.tree == nil {
+		return true
+	}
+	empty, err := s.tree.Empty()
+	return err == nil && empty
+}
+
+// limits checks the time limit and the lease. An attempt whose first process is gone is over anyway.
+func (s *shim) limits(now int64) {
+	if !s.mainEnded && s.limitS > 0 && now >= s.startBoot+s.limitS*1000 && !s.exit.TimedOut && !s.stopping {
+		s.exit.TimedOut = true
+		s.stop(now, s.graceMS)
+	}
+	if s.order.LeaseEpochMS != 0 && !s.exit.LeaseExpired && now >= s.leaseAt && s.leaseGone(now) {
+		s.exit.LeaseExpired = true
+		// Counted from the deadline, not from when it was noticed: after a suspend there may be no time left.
+		s.stop(max(0, s.leaseAt), min(s.graceMS, leaseGraceMS))
+	}
+}
+
+// stop ends the attempt: TERM now, KILL when the grace has passed. A second stop may only bring the end nearer.
+func (s *shim) stop(from, graceMS int64) {
+	killAt := from + max(0, graceMS)
+	if s.stopping {
+		s.killAt = min(s.killAt, killAt)
+		return
+	}
+	s.stopping, s.killAt = true, killAt
+	if s.main != 0 {
+		s.signal(unix.SIGTERM)
+		s.signal(unix.SIGCONT) // a stopped process cannot end itself
+	}
+}
+
+// signal reaches every process of the attempt, in the cgroup or not.
+func (s *shim) signal(sig unix.Signal) {
+	if s.tree != nil {
+		if err := killtree.Signal(s.tree, sig); err != nil {
+			_ = broken(s.dir, err)
+		}
+		return
+	}
+	if err := killtree.Signal(s.below, sig); err != nil {
+		_ = broken(s.dir, err)
+	}
+}
+
+func (s *shim) kill() {
+	if s.tree != nil {
+		if err := s.tree.Kill(); err != nil {
+			_ = broken(s.dir, err)
+		}
+		if empty, err := s.tree.Empty(); err != nil || !empty {
+			return
+		}
+	}
+	// What has left the group, and everything where there is none.
+	if err := s.below.Kill(); err != nil {
+		_ = broken(s.dir, err)
+	}
+}
+
+// nextAlarm is the earliest instant at which something must be looked at; 0 for none.
+func (s *shim) nextAlarm(now int64, childless bool) int64 {
+	next := int64(0)
+	soonest := func(at int64) {
+		if next == 0 || at < next {
+			next = max(at, 1)
+		}
+	}
+	if s.stopping {
+		soonest(s.killAt)
+	}
+	if s.mainEnded && childless {
+		soonest(now + pollEmptyMS)
+	}
+	if s.limitS > 0 && !s.mainEnded && !s.exit.TimedOut && !s.stopping {
+		soonest(s.startBoot + s.limitS*1000)
+	}
+	if s.order.LeaseEpochMS != 0 && !s.exit.LeaseExpired {
+		soonest(s.leaseAt)
+	}
+	return next
+}
+
+// readControl carries out what the daemon has appended since the last look.
+func (s *shim) readControl() {
+	f, err := os.Open(s.dir + "/" + handoff.ControlFile)
+	if err != nil {
+		return // none yet
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil || st.Size() <= s.controlOffset {
+		return
+	}
+	b := make([]byte, min(st.Size()-s.controlOffset, handoff.MaxPayload))
+	n, _ := f.ReadAt(b, s.controlOffset)
+	cs, taken := handoff.ParseControls(b[:n])
+	s.controlOffset += int64(taken)
+	for _, c := range cs {
+		switch {
+		case c.Stop:
+			s.stop(bootNow(), c.GraceMS)
+		case c.Signal != 0:
+			if s.main != 0 {
+				s.signal(unix.Signal(c.Signal))
+			}
+		case c.Limit:
+			s.limitS = max(0, c.LimitS)
+		}
+	}
+}
+
+// leaseGone reads the node's lease and says whether the attempt may not go on. It sets when to look again.
+func (s *shim) leaseGone(now int64) bool {
+	if s.order.LeaseEpochMS == 0 {
+		return false
+	}
+	l, err := readLease(s.order.LeasePath)
+	if err != nil {
+		// What cannot be read extends nothing: the last known deadline holds.
+		return now >= s.leaseAt
+	}
+	if l.EpochMS != s.order.LeaseEpochMS {
+		return true
+	}
+	s.leaseAt = l.DeadlineMS
+	return now >= s.leaseAt
+}
+
+// leaseReads bounds how often a lease that is being replaced is read again.
+const leaseReads = 100
+
+func readLease(path string) (*handoff.Lease, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	buf := make([]byte, handoff.LeaseSize)
+	for range leaseReads {
+		var n int
+		if n, err = f.ReadAt(buf, 0); n < len(buf) {
+			continue
+		}
+		var l *handoff.Lease
+		if l, err = handoff.ParseLease(buf); err == nil {
+			return l, nil
+		}
+	}
+	return nil, err
+}
+
+// oomKilled reads the kernel's count of processes killed for want of memory.
+func oomKilled(path string) bool {
+	if path == "" {
+		return false
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			n, err := strconv.ParseUint(strings.TrimSpace(rest), 10, 64)
+			return err == nil && n > 0
+		}
+	}
+	return false
+}
