@@ -188,6 +188,28 @@ func gone(pid int) bool {
 	return strings.HasPrefix(rest, "Z")
 }
 
+// stop stops all threads of a process.
+func stop(t testing.TB, pid int) {
+	t.Helper()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the process has stopped", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil || len(threads) == 0 {
+			t.Fatalf("no threads of %d: %v", pid, err)
+		}
+		for _, path := range threads {
+			stat, err := os.ReadFile(path)
+			_, rest, _ := strings.Cut(string(stat), ") ")
+			if err == nil && !strings.HasPrefix(rest, "T") {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 // recorder keeps log records as text.
 type recorder struct {
 	mu    sync.Mutex
@@ -222,10 +244,10 @@ func (r *recorder) all() string {
 	return strings.Join(r.lines, "")
 }
 
-// runHelperHost is a host of its own, to be killed: it prints the plugin's and its child's process numbers and waits.
+// runHelperHost is a host of its own, to be killed: it prints the plugin's process number and waits.
 func runHelperHost(spec string) {
 	path, dir, _ := strings.Cut(spec, "|")
-	p, err := Start(context.Background(), Config{Path: path, SocketDir: dir, Kind: pluginv1.PluginKind_PLUGIN_KIND_LAUNCHER})
+	p, err := Start(context.Background(), Config{Path: path, SocketDir: dir, Logger: quiet(), Kind: pluginv1.PluginKind_PLUGIN_KIND_LAUNCHER})
 	if err != nil {
 		panic(err)
 	}

@@ -227,9 +227,7 @@ func TestCloseEndsAStoppedPlugin(t *testing.T) {
 	p := start(t, quickLaunch(t, plugin(t, "launch-lora")))
 	ready(t, p)
 	pid := pidOf(t, p)
-	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, pid)
 	p.Close()
 	if !gone(pid) {
 		t.Error("the stopped plugin lives on")

@@ -73,8 +73,8 @@ func (s *sched) misbehave(ctx context.Context, req *pluginv1.ScoreRequest, resp 
 		return hang(ctx)
 	case "error":
 		return errors.New("no idea\x1b[2J what to do")
-	case "old generation":
-		resp.Generation = req.GetGeneration() - 1
+	case "other generation":
+		resp.Generation = req.GetGeneration() + 1
 	case "short":
 		resp.Score = resp.Score[1:]
 	case "long":
