@@ -35,6 +35,9 @@ const (
 	DefaultSnapshotInterval  = 60 * time.Second
 	DefaultTrailingLogs      = 20480
 	DefaultSnapshotRetain    = 3
+	// heartbeatTimeout is the unit of Config.Timing: how long a follower waits for
+	// the leader, and a candidate for votes. A leader steps down after half of it.
+	heartbeatTimeout = time.Second
 	// TransferTimeout bounds the hand-over of leadership in Shutdown.
 	TransferTimeout = 3 * time.Second
 )
@@ -195,6 +198,47 @@ func (c *Config) Validate() error {
 		return errors.New("WriteLimit, EnqueueTimeout, SnapshotInterval and MaxInFlight must not be negative")
 	}
 	return nil
+}
+
+// setDefaults replaces zero values.
+func (c *Config) setDefaults() {
+	def := func(v *time.Duration, d time.Duration) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&c.SnapshotInterval, DefaultSnapshotInterval)
+	def(&c.WriteLimit, DefaultWriteLimit)
+	def(&c.EnqueueTimeout, DefaultEnqueueTimeout)
+	if c.Timing == 0 {
+		c.Timing = 1
+	}
+	if c.SnapshotThreshold == 0 {
+		c.SnapshotThreshold = DefaultSnapshotThreshold
+	}
+	if c.TrailingLogs == 0 {
+		c.TrailingLogs = DefaultTrailingLogs
+	}
+	if c.SnapshotRetain == 0 {
+		c.SnapshotRetain = DefaultSnapshotRetain
+	}
+	if c.MaxInFlight == 0 {
+		c.MaxInFlight = DefaultMaxInFlight
+	}
+	if c.MinFreeBytes == 0 {
+		c.MinFreeBytes = DefaultMinFreeBytes
+	}
+	if c.Fatal == nil {
+		c.Fatal = exit
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// scale stretches a time by Timing.
+func (c *Config) scale(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * c.Timing)
 }
 
 func validName(s string) bool {

@@ -3,6 +3,8 @@ package raftstore
 import (
 	"errors"
 	"fmt"
+
+	"github.com/fettle-hpc/fettle/ctld/internal/raftstore/datadir"
 )
 
 // Exit codes of a controller process, returned by ExitCode and passed to
@@ -41,6 +43,8 @@ var (
 	ErrOverloaded = errors.New("too many proposals in flight")
 	// ErrTooLarge means that the entry exceeds MaxEntryBytes.
 	ErrTooLarge = errors.New("entry too large")
+	// ErrNoSuccessor means that no other voter could take over the leadership.
+	ErrNoSuccessor = errors.New("no other voter can take over")
 	// ErrClosed means that the store is shutting down or closed.
 	ErrClosed = errors.New("raft store is closed")
 )
@@ -52,13 +56,15 @@ var (
 	// ErrDataLost: see ExitDataLost.
 	ErrDataLost = errors.New("data directory lost acknowledged data")
 	// ErrQuarantined: an earlier run met an I/O error in this data directory.
-	ErrQuarantined = errors.New("data directory is quarantined")
+	ErrQuarantined = datadir.ErrQuarantined
 	// ErrRemoved: this server was removed from the cluster.
-	ErrRemoved = errors.New("server was removed from the cluster")
+	ErrRemoved = datadir.ErrRemoved
 	// ErrSlowDisk: the data directory did not pass the write probe in time.
-	ErrSlowDisk = errors.New("data directory does not answer in time")
+	ErrSlowDisk = datadir.ErrSlow
+	// ErrWrite: a write failed while opening.
+	ErrWrite = datadir.ErrWrite
 	// ErrLocked: another process uses the data directory.
-	ErrLocked = errors.New("data directory is in use by another process")
+	ErrLocked = datadir.ErrLocked
 	// ErrJoinRefused: the cluster will never accept this join. A Joiner wraps it
 	// into errors that must not be retried.
 	ErrJoinRefused = errors.New("join refused")
@@ -104,16 +110,13 @@ func ExitCode(err error) int {
 		return 0
 	case errors.Is(err, ErrNoIdentity):
 		return ExitNoIdentity
-	case errors.Is(err, ErrDataLost), errors.Is(err, ErrQuarantined),
+	case errors.Is(err, ErrDataLost), errors.Is(err, datadir.ErrDamaged), errors.Is(err, ErrQuarantined),
 		errors.Is(err, ErrRemoved), errors.Is(err, ErrRetired):
 		return ExitDataLost
 	case errors.Is(err, ErrSlowDisk):
 		return ExitSlowWrite
-	case errors.Is(err, errWrite):
+	case errors.Is(err, ErrWrite):
 		return ExitWriteError
 	}
 	return 1
 }
-
-// errWrite marks a failed write during Open.
-var errWrite = errors.New("data directory cannot be written")

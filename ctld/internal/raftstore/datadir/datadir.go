@@ -105,10 +105,13 @@ func open(path string, opts Options) (*Dir, error) {
 }
 
 func (d *Dir) check(opts Options) error {
-	for file, sentinel := range map[string]error{quarantine: ErrQuarantined, removed: ErrRemoved} {
-		note, err := os.ReadFile(d.file(file))
+	for _, n := range []struct {
+		file     string
+		sentinel error
+	}{{quarantine, ErrQuarantined}, {removed, ErrRemoved}} {
+		note, err := os.ReadFile(d.file(n.file))
 		if err == nil {
-			return fmt.Errorf("%s: %w: %s", d.path, sentinel, strings.TrimSpace(string(note)))
+			return fmt.Errorf("%s: %w: %s", d.path, n.sentinel, strings.TrimSpace(string(note)))
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%w: %w", ErrDamaged, err)
@@ -239,9 +242,9 @@ func (d *Dir) HasState() (bool, error) {
 	return len(list) > 0, err
 }
 
-// SweepSnapshots removes what unfinished snapshots left behind and returns how
-// many there were. Not to be called while one is being written.
-func (d *Dir) SweepSnapshots() (int, error) {
+// SweepSnapshots removes what unfinished snapshots left behind, except those whose
+// ID keep is true for, and returns how many there were.
+func (d *Dir) SweepSnapshots(keep func(id string) bool) (int, error) {
 	list, err := os.ReadDir(d.file(SnapshotsDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -251,7 +254,8 @@ func (d *Dir) SweepSnapshots() (int, error) {
 	}
 	n := 0
 	for _, e := range list {
-		if !strings.HasSuffix(e.Name(), tmpSuffix) {
+		id, unfinished := strings.CutSuffix(e.Name(), tmpSuffix)
+		if !unfinished || keep != nil && keep(id) {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(d.file(SnapshotsDir), e.Name())); err != nil {
@@ -260,11 +264,6 @@ func (d *Dir) SweepSnapshots() (int, error) {
 		n++
 	}
 	return n, nil
-}
-
-// RemoveUnfinished removes what the unfinished snapshot with this ID left behind.
-func (d *Dir) RemoveUnfinished(id string) error {
-	return os.RemoveAll(filepath.Join(d.file(SnapshotsDir), id+tmpSuffix))
 }
 
 // Discard moves everything in the directory at path into a subdirectory, so that

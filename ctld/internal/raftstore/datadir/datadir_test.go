@@ -181,19 +181,21 @@ func TestSweepSnapshots(t *testing.T) {
 	t.Parallel()
 	d := mustOpen(t, t.TempDir())
 	defer d.Close()
-	if n, err := d.SweepSnapshots(); n != 0 || err != nil {
+	if n, err := d.SweepSnapshots(nil); n != 0 || err != nil {
 		t.Fatalf("without snapshots: %d %v", n, err)
 	}
-	for _, name := range []string{"1-2-3", "1-3-4.tmp", "1-5-6.tmp"} {
+	for _, name := range []string{"1-2-3", "1-3-4.tmp", "1-5-6.tmp", "1-7-8.tmp"} {
 		if err := os.MkdirAll(filepath.Join(d.Path(), SnapshotsDir, name), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n, err := d.SweepSnapshots(); n != 2 || err != nil {
+	if n, err := d.SweepSnapshots(func(id string) bool { return id == "1-7-8" }); n != 2 || err != nil {
 		t.Errorf("swept %d, %v", n, err)
 	}
-	if _, err := os.Stat(filepath.Join(d.Path(), SnapshotsDir, "1-2-3")); err != nil {
-		t.Errorf("a finished snapshot was swept: %v", err)
+	for _, kept := range []string{"1-2-3", "1-7-8.tmp"} {
+		if _, err := os.Stat(filepath.Join(d.Path(), SnapshotsDir, kept)); err != nil {
+			t.Errorf("a finished or active snapshot was swept: %v", err)
+		}
 	}
 	if has, err := d.HasState(); !has || err != nil {
 		t.Errorf("state: %v %v", has, err)
