@@ -22,7 +22,9 @@ func (m *Machine) connect() {
 	}
 	for _, a := range m.sorted() {
 		kind := m.kind(a)
-		if a.tombstone || kind == fettlev1.ReportKind_REPORT_KIND_UNSPECIFIED {
+		// What waits to be started is named without a kind: the leader orders it again, or ends it if it is over.
+		waits := a.phase == prepared || a.phase == starting
+		if a.tombstone || (kind == fettlev1.ReportKind_REPORT_KIND_UNSPECIFIED && !waits) {
 			continue
 		}
 		a.reported, a.sentMS = kind, m.now
@@ -139,13 +141,12 @@ func (m *Machine) grant(g *fettlev1.LeaseGrant) {
 // kind is what may be said of an attempt now; unspecified when nothing may, since the journal is behind.
 func (m *Machine) kind(a *attempt) fettlev1.ReportKind {
 	switch a.phase {
-	case prepared:
-		if m.blocked(a) {
-			return fettlev1.ReportKind_REPORT_KIND_UNSPECIFIED
+	case prepared, starting:
+		// Only a gang has a second phase. For a single node "prepared" would read as running, and the leader would not
+		// repeat its order.
+		if !a.prepare.GetAutoStart() && !m.blocked(a) {
+			return fettlev1.ReportKind_REPORT_KIND_PREPARED
 		}
-		return fettlev1.ReportKind_REPORT_KIND_PREPARED
-	case starting:
-		return fettlev1.ReportKind_REPORT_KIND_PREPARED
 	case running:
 		return fettlev1.ReportKind_REPORT_KIND_STARTED
 	case ended:

@@ -55,6 +55,7 @@ type simJob struct {
 	prepare  *fettlev1.Prepare
 	killed   bool
 	prepared bool
+	started  bool
 }
 
 const (
@@ -311,10 +312,13 @@ func (w *world) leaderReport(r *fettlev1.AttemptReport) {
 	}
 	switch r.Kind {
 	case fettlev1.ReportKind_REPORT_KIND_PREPARED:
-		if j.current == k && !j.prepare.AutoStart {
-			j.prepared = true
+		// All nodes prepared: the job counts as running, and only a gang is still to be started.
+		j.prepared = true
+		if !j.prepare.AutoStart {
 			w.order(&fettlev1.ControllerMessage{Msg: &fettlev1.ControllerMessage_Start{Start: &fettlev1.Start{Key: r.Key}}})
 		}
+	case fettlev1.ReportKind_REPORT_KIND_STARTED:
+		j.prepared, j.started = true, true
 	case fettlev1.ReportKind_REPORT_KIND_ENDED:
 		if s := w.shims[k]; s != nil && s.alive {
 			w.fail("%v was reported ended while its processes live", k)
@@ -347,7 +351,11 @@ func (w *world) outstanding() {
 			w.sendKill(j)
 			continue
 		}
-		w.sendPrepare(j)
+		if !j.prepared {
+			w.sendPrepare(j)
+		} else if !j.prepare.AutoStart && !j.started {
+			w.order(&fettlev1.ControllerMessage{Msg: &fettlev1.ControllerMessage_Start{Start: &fettlev1.Start{Key: j.current.Proto()}}})
+		}
 	}
 }
 
@@ -376,7 +384,7 @@ func (w *world) dispatch() {
 	l.index++
 	j.attempts++
 	k := Key{Job: id, Attempt: j.attempts, Fence: l.index}
-	j.current, j.killed, j.prepared = k, false, false
+	j.current, j.killed, j.prepared, j.started = k, false, false, false
 	j.prepare = &fettlev1.Prepare{Key: k.Proto(), AutoStart: w.pick(3) > 0, FenceByLease: w.pick(2) == 0}
 	if w.pick(4) > 0 {
 		w.sendPrepare(j)
@@ -527,6 +535,15 @@ func (w *world) act() {
 	}
 }
 
+// mustRun says that without faults every attempt that was not ended has been started.
+func (w *world) mustRun() {
+	for _, id := range w.leader.order {
+		if j := w.leader.jobs[id]; !j.current.IsZero() && !j.killed && w.shims[j.current] == nil {
+			w.fail("%v was never started", j.current)
+		}
+	}
+}
+
 // settle lets faults stop: every attempt is then ended, and its end known to the leader.
 func (w *world) settle() {
 	pick := w.pick
@@ -535,6 +552,7 @@ func (w *world) settle() {
 	w.connect()
 	for i := 0; i < 400 && w.err == nil; i++ {
 		if i == 150 {
+			w.mustRun()
 			for _, id := range w.leader.order {
 				if j := w.leader.jobs[id]; !j.current.IsZero() {
 					j.killed = true
