@@ -37,8 +37,8 @@ type Raft interface {
 	Status() raftstore.Status
 	AddServer(ctx context.Context, req raftstore.JoinRequest) error
 	RemoveServer(ctx context.Context, serverID string) error
-	// Transfer hands leadership to a server, or to any when serverID is empty.
-	Transfer(ctx context.Context, serverID string) error
+	// TransferTo hands leadership to a server, or to any when serverID is empty.
+	TransferTo(ctx context.Context, serverID string) error
 }
 
 // Scheduler is what the API shows of the scheduler on the leader.

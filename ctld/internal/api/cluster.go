@@ -104,7 +104,7 @@ func (s *Server) GetCluster(ctx context.Context, req *fettlev1.GetClusterRequest
 	counts, hash := v.snap.Counts(), v.snap.Hash()
 	resp := &fettlev1.GetClusterResponse{
 		Header: s.header(v.snap, v.level), StateHash: hex.EncodeToString(hash[:]),
-		JobsPending: uint64(counts.Pending), JobsRunning: uint64(counts.Active), JobsTotal: uint64(counts.Jobs),
+		JobsPending: uint64(counts.Pending()), JobsRunning: uint64(counts.Active()), JobsTotal: uint64(counts.Total()),
 		Version: s.cfg.Version, StartMs: s.cfg.Started.UnixMilli(), Scheduler: s.cfg.Scheduler.Stats(),
 	}
 	known := map[string]*raftlogv1.ServerChange{}
@@ -191,7 +191,7 @@ func (s *Server) TransferLeadership(ctx context.Context, req *fettlev1.TransferL
 			return nil, err
 		}
 	}
-	if err := s.cfg.Raft.Transfer(ctx, id); err != nil {
+	if err := s.cfg.Raft.TransferTo(ctx, id); err != nil {
 		return nil, s.membershipError(err)
 	}
 	return &fettlev1.TransferLeadershipResponse{Header: s.header(s.cfg.Store.Snapshot(), fettlev1.ReadLevel_READ_LEVEL_LEADER)}, nil

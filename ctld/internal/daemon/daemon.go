@@ -75,6 +75,7 @@ type daemon struct {
 	nodes     *session.Server
 	scheduler *leader.Scheduler
 	keeper    *leader.Keeper
+	clock     leader.Clock
 	api       *api.Server
 	// ready is closed when the parts above exist: leadership may be won before.
 	ready chan struct{}
@@ -103,7 +104,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if d.plugins, err = startPlugins(ctx, d.cfg, d.log); err != nil {
 		return errors.Join(err, store.Shutdown(context.WithoutCancel(ctx)))
 	}
-	d.logWriter = &logWriter{raft: store}
+	d.logWriter = &logWriter{raft: store, now: d.clock.Now}
 	d.assemble()
 	close(d.ready)
 	return nil
@@ -130,19 +131,26 @@ func (d *daemon) assemble() {
 		Logger: d.log,
 	})
 	d.scheduler = leader.NewScheduler(leader.SchedulerConfig{
-		Store: d.state, Log: d.logWriter, Scorer: d.plugins, Connected: d.nodes.Connected, Logger: d.log, Now: time.Now,
+		Store: d.state, Log: d.logWriter, Scorer: d.plugins, Connected: d.nodes.Connected, Logger: d.log, Now: d.clock.Now,
 	})
 	d.nodes.OnConnectivity(d.scheduler.Wake)
 	d.keeper = &leader.Keeper{
-		Store: d.state, Log: d.logWriter, Logger: d.log, Now: time.Now,
+		Store: d.state, Log: d.logWriter, Logger: d.log, Now: d.clock.Now,
 		Retention:  leader.Retention{MaxAge: time.Duration(d.cfg.Retention.MaxAge), MaxJobs: d.cfg.Retention.MaxJobs},
-		Checkpoint: d.fsm.Checkpoint,
+		Checkpoint: d.checkpoint,
 	}
 	d.api = api.NewServer(api.Config{
 		ClusterID: id.ClusterID, Incarnation: id.Incarnation, ServerName: d.cfg.Name, Version: version.Version,
 		Store: d.state, Log: d.logWriter, Raft: d.raft, Nodes: d.nodes, Scheduler: d.scheduler, Launchers: d.plugins, Auth: auth,
-		Dial: d.dialer.dial, Logger: d.log, Now: time.Now, Started: d.started,
+		Dial: d.dialer.dial, Logger: d.log, Now: d.clock.Now, Started: d.started,
 	})
+}
+
+// checkpoint is this replica's index and state hash, for the others to compare theirs with.
+func (d *daemon) checkpoint() (uint64, []byte, bool) {
+	snap := d.state.Snapshot()
+	hash := snap.Hash()
+	return snap.Index(), hash[:], snap.Index() > 0
 }
 
 func ms(d config.Duration) int64 { return time.Duration(d).Milliseconds() }
@@ -157,6 +165,7 @@ func (d *daemon) lead(ctx context.Context, term uint64) {
 	self := &raftlogv1.ServerChange{
 		ServerId: d.raft.Identity().ServerID, Name: d.cfg.Name, ClientAddr: d.cfg.ClientAddr, RaftAddr: d.cfg.RaftAddr,
 	}
+	d.clock.Begin(d.state.Snapshot().NowMS())
 	d.log.Info("leading", "term", term)
 	for {
 		err := leader.Announce(ctx, d.logWriter, self, term)
@@ -215,7 +224,7 @@ func (d *daemon) serve(ctx context.Context, ln net.Listener) error {
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if terr := d.raft.Transfer(stop, ""); terr != nil && !errors.Is(terr, raftstore.ErrNotLeader) {
+	if terr := d.raft.Transfer(stop); terr != nil && !errors.Is(terr, raftstore.ErrNotLeader) {
 		d.log.Warn("leadership not handed over", "err", terr)
 	}
 	stopped := make(chan struct{})

@@ -11,11 +11,14 @@ import (
 )
 
 // logWriter puts entries into the replicated log.
-type logWriter struct{ raft *raftstore.Store }
+type logWriter struct {
+	raft *raftstore.Store
+	now  func() time.Time
+}
 
 // Propose stamps an entry with the time and this controller, if nobody else is named, and waits for its result.
 func (w *logWriter) Propose(ctx context.Context, e *raftlogv1.Entry) (*fsm.Result, error) {
-	e.NowMs = time.Now().UnixMilli()
+	e.NowMs = w.now().UnixMilli()
 	if e.GetActor() == nil {
 		e.Actor = &raftlogv1.Actor{System: true}
 	}

@@ -32,7 +32,7 @@ func startPlugins(ctx context.Context, cfg *config.Config, log *slog.Logger) (*p
 		return nil, err
 	}
 	defaults := host.Config{SocketDir: socketDir(cfg.DataDir), Logger: log}
-	registry, err := host.NewRegistry(ctx, host.RegistryConfig{Dir: dir, Defaults: defaults, Eager: false})
+	registry, err := host.NewRegistry(host.RegistryConfig{Dir: dir, Defaults: defaults, Eager: false})
 	if err != nil {
 		return nil, err
 	}

@@ -94,7 +94,7 @@ func (k *Keeper) expired() []uint64 {
 	}
 	snap := k.Store.Snapshot()
 	counts := snap.Counts()
-	over := counts.Jobs - counts.Pending - counts.Active - maxJobs
+	over := counts.Finished() - maxJobs
 	before := k.Now().Add(-maxAge).UnixMilli()
 	var ids []uint64
 	snap.Jobs(0, func(j *state.Job) bool {

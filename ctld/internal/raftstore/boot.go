@@ -133,9 +133,9 @@ func (d *disk) verify(origin string) error {
 	if err != nil {
 		return lost(d.dir, err.Error())
 	}
-	var snapIndex uint64
+	var snapIndex, snapTerm uint64
 	if snap != nil {
-		snapIndex = snap.Index
+		snapIndex, snapTerm = snap.Index, snap.Term
 	}
 	term, err := d.guard.GetUint64([]byte("CurrentTerm"))
 	if err != nil && err.Error() != raftboltdb.ErrKeyNotFound.Error() {
@@ -147,8 +147,8 @@ func (d *disk) verify(origin string) error {
 		return lost(d.dir, "the log is empty but once was not")
 	case reach < mark.Index:
 		return lost(d.dir, fmt.Sprintf("the log ends at entry %d but once reached %d", reach, mark.Index))
-	case term < mark.Term:
-		return lost(d.dir, fmt.Sprintf("the log is at term %d but once was at %d", term, mark.Term))
+	case term < max(mark.Term, snapTerm):
+		return lost(d.dir, fmt.Sprintf("the log is at term %d but once was at %d", term, max(mark.Term, snapTerm)))
 	case last > snapIndex && first > snapIndex+1:
 		return lost(d.dir, fmt.Sprintf("the log begins at entry %d but the newest readable snapshot ends at %d (%d unreadable)", first, snapIndex, bad))
 	}

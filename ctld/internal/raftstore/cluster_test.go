@@ -78,6 +78,7 @@ func (frozen) Release() {}
 // files. It is also their Joiner: an "API address" is a node's name.
 type cluster struct {
 	t       testing.TB
+	base    string
 	timing  float64
 	logger  *slog.Logger
 	mu      sync.Mutex
@@ -101,7 +102,7 @@ type fatality struct {
 }
 
 func newCluster(t testing.TB) *cluster {
-	c := &cluster{t: t, timing: 0.25, nodes: make(map[string]*node), retired: make(map[string]bool),
+	c := &cluster{t: t, base: t.TempDir(), timing: 0.25, nodes: make(map[string]*node), retired: make(map[string]bool),
 		logger: slog.New(slog.DiscardHandler)}
 	if os.Getenv("RAFTSTORE_TEST_LOG") != "" {
 		c.logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -142,7 +143,7 @@ func (c *cluster) config(name string) (Config, *node) {
 	}
 	c.mu.Unlock()
 	if n.dir == "" {
-		n.dir = filepath.Join(c.t.TempDir(), name)
+		n.dir = filepath.Join(c.base, name)
 	}
 	return Config{
 		DataDir: n.dir, NodeName: name, RaftAddr: "127.0.0.1:0", FSM: n.notes,

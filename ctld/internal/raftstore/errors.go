@@ -72,8 +72,8 @@ var (
 	ErrRetired = errors.New("server ID is retired")
 	// ErrNameInUse: a live member of the cluster has this name.
 	ErrNameInUse = errors.New("controller name is in use")
-	// ErrClusterExists: Bootstrap was asked for, but a probed peer already serves
-	// a cluster.
+	// ErrClusterExists: Bootstrap was asked for on an empty directory, but a probed
+	// peer already serves a cluster. Exits as ErrNoIdentity does.
 	ErrClusterExists = errors.New("a cluster exists already")
 )
 
@@ -108,7 +108,7 @@ func ExitCode(err error) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, ErrNoIdentity):
+	case errors.Is(err, ErrNoIdentity), errors.Is(err, ErrClusterExists):
 		return ExitNoIdentity
 	case errors.Is(err, ErrDataLost), errors.Is(err, datadir.ErrDamaged), errors.Is(err, ErrQuarantined),
 		errors.Is(err, ErrRemoved), errors.Is(err, ErrRetired):

@@ -109,7 +109,8 @@ func (h *highwater) run(ctx context.Context) {
 func (h *highwater) write() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m := datadir.Mark{Index: max(h.applied(), h.last.Index), Term: max(h.term(), h.last.Term), Started: true}
+	m := datadir.Mark{Index: max(h.applied(), h.last.Index), Term: max(h.term(), h.last.Term)}
+	m.Started = h.last.Started || m.Index > 0
 	if m == h.last {
 		return
 	}

@@ -1,0 +1,350 @@
+package dst
+
+import (
+	"bytes"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
+	"github.com/fettle-hpc/fettle/ctld/internal/sched"
+	"github.com/fettle-hpc/fettle/ctld/internal/session"
+	"github.com/fettle-hpc/fettle/ctld/internal/state"
+	"github.com/fettle-hpc/fettle/plugins/policy"
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
+)
+
+type controller struct {
+	sim *sim
+	id  int
+	up  bool
+	// gen counts process starts: callbacks of an earlier one are void.
+	gen     int
+	applied int
+	fsm     *fsm.FSM
+	// skewMS is how wrong its clock is, aheadMS what it adds while it leads so that the log's time goes on (leader.Clock).
+	skewMS, aheadMS int64
+
+	// term is 0 while it does not believe that it leads.
+	term    uint64
+	machine *session.Machine
+	sub     *state.Subscription
+	queue   *sched.Queue
+	conns   map[session.ConnID]*stream
+	lostAt  int64
+	ready   bool
+
+	planning bool
+	dirty    map[uint64]bool
+	reports  []*session.PendingReport
+	flying   bool
+}
+
+func newController(s *sim, id int) *controller {
+	c := &controller{sim: s, id: id, skewMS: s.between(-3_600_000, 3_600_000)}
+	c.begin(0)
+	return c
+}
+
+// begin starts the process: with the state it had, or from a snapshot of the reference and the log after it.
+func (c *controller) begin(from int) {
+	c.up = true
+	c.gen++
+	c.applied = 0
+	c.fsm = fsm.New(state.New("sim"), fsm.Config{Fatal: func(code int, msg string) { c.sim.fail("c%d: exit %d: %s", c.id, code, msg) }})
+	if from > 0 && c.sim.rng.IntN(2) == 0 {
+		c.restore()
+	}
+	c.applyUpTo(max(from, c.applied))
+}
+
+type sink struct{ bytes.Buffer }
+
+func (*sink) ID() string    { return "sim" }
+func (*sink) Cancel() error { return nil }
+func (*sink) Close() error  { return nil }
+
+// restore goes through a snapshot of the reference replica, as a restart or an install would.
+func (c *controller) restore() {
+	snap, err := c.sim.ref.Snapshot()
+	if err != nil {
+		c.sim.fail("snapshot: %v", err)
+		return
+	}
+	var out sink
+	if err := snap.Persist(&out); err != nil {
+		c.sim.fail("persist: %v", err)
+		return
+	}
+	snap.Release()
+	if err := c.fsm.Restore(io.NopCloser(&out.Buffer)); err != nil {
+		c.sim.fail("restore: %v", err)
+		return
+	}
+	c.applied = len(c.sim.log)
+	if got := c.fsm.Store().Snapshot().Hash(); c.applied > 0 && got != c.sim.hashes[c.applied-1] {
+		c.sim.fail("I8: c%d restored a snapshot to another state at index %d", c.id, c.applied)
+	}
+}
+
+func (c *controller) wallMS() int64 { return 1_800_000_000_000 + c.sim.now + c.skewMS + c.aheadMS }
+
+// applyUpTo applies the log and returns the last entry's result.
+func (c *controller) applyUpTo(n int) *fsm.Result {
+	var last *fsm.Result
+	for c.up && c.applied < n && c.sim.violation == nil {
+		i := c.applied
+		last, _ = c.fsm.Apply(&raft.Log{Index: uint64(i + 1), Type: raft.LogCommand, Data: c.sim.log[i]}).(*fsm.Result)
+		c.applied++
+		if got := c.fsm.Store().Snapshot().Hash(); got != c.sim.hashes[i] {
+			c.sim.fail("I8: c%d differs from the reference after index %d", c.id, i+1)
+		}
+	}
+	c.drain()
+	return last
+}
+
+func (c *controller) crash() {
+	if !c.up {
+		return
+	}
+	c.sim.stats.Crashes++
+	c.sim.tracef("c%d crashes", c.id)
+	if c.sim.leader == c.id {
+		c.sim.depose()
+	}
+	c.stepDown()
+	c.up = false
+	c.gen++
+	c.sim.after(c.sim.between(200, 8_000), c.restart)
+}
+
+func (c *controller) restart() {
+	if c.up {
+		return
+	}
+	c.sim.tracef("c%d starts", c.id)
+	c.begin(max(c.applied, 1) - 1)
+}
+
+// lead begins a term as the daemon does: everything applied, the term announced, then the work.
+func (c *controller) lead(term uint64) {
+	c.term, c.ready = term, false
+	c.applyUpTo(len(c.sim.log))
+	c.aheadMS = 0
+	c.aheadMS = max(c.fsm.Store().Snapshot().NowMS()-c.wallMS(), 0)
+	c.announce(term)
+}
+
+func (c *controller) announce(term uint64) {
+	gen := c.gen
+	c.sim.propose(c, &raftlogv1.Entry{Op: &raftlogv1.Entry_NewTerm{NewTerm: &raftlogv1.NewTerm{Term: term, LeaderId: "c", LeaderName: "c"}}},
+		func(_ *fsm.Result, ok bool) {
+			if c.gen != gen || c.term != term {
+				return
+			}
+			if !ok {
+				return
+			}
+			c.work()
+		})
+}
+
+func (c *controller) work() {
+	c.ready = true
+	c.planning, c.flying, c.reports = false, false, nil
+	c.conns = map[session.ConnID]*stream{}
+	c.queue = sched.NewQueue()
+	c.dirty = map[uint64]bool{}
+	snap := c.fsm.Store().Snapshot()
+	for j := range snap.Pending {
+		c.dirty[j.ID] = true
+	}
+	c.sub = c.fsm.Store().Subscribe(1 << 12)
+	c.machine = session.NewMachine(session.Config{
+		HeartbeatMS: heartbeatMS, UnreachableMS: unreachableMS, LeaseMS: leaseMS, LeaseMarginMS: marginMS,
+	}, "sim", c.term, snap, c.wallMS())
+	c.tick(c.gen, c.term)
+}
+
+func (c *controller) leading() bool { return c.up && c.machine != nil }
+
+// stepDown ends what the controller does as leader.
+func (c *controller) stepDown() {
+	for _, id := range slices.Sorted(maps.Keys(c.conns)) {
+		c.conns[id].close("not the leader")
+	}
+	if c.sub != nil {
+		c.sub.Close()
+	}
+	c.term, c.machine, c.sub, c.conns, c.ready = 0, nil, nil, nil, false
+}
+
+func (c *controller) tick(gen int, term uint64) {
+	if c.gen != gen || c.term != term || c.machine == nil {
+		return
+	}
+	c.do(c.machine.Tick(c.fsm.Store().Snapshot(), c.wallMS()))
+	c.plan()
+	c.sim.after(c.sim.between(80, 250), func() { c.tick(gen, term) })
+}
+
+// drain passes on what was applied to the parts that wait for changes.
+func (c *controller) drain() {
+	for c.leading() {
+		select {
+		case set := <-c.sub.C():
+			for _, id := range set.Jobs {
+				c.dirty[id] = true
+			}
+			c.do(c.machine.Changed(set.Jobs, c.fsm.Store().Snapshot()))
+		default:
+			c.plan()
+			return
+		}
+	}
+}
+
+// verifiedMS is when leadership was last proven: now, or when it was lost.
+func (c *controller) verifiedMS() int64 {
+	if c.sim.leader == c.id && c.sim.term == c.term {
+		return c.wallMS()
+	}
+	return c.wallMS() - (c.sim.now - c.lostAt)
+}
+
+func (c *controller) plan() {
+	if c.planning || !c.leading() {
+		return
+	}
+	snap := c.fsm.Store().Snapshot()
+	params := policy.Defaults()
+	for id := range c.dirty {
+		j := snap.Job(id)
+		if j == nil || !pending(j.State) {
+			c.queue.Delete(id)
+			continue
+		}
+		c.queue.Set(id, params.Score(j.Spec.GetPriority(), j.EligibleMS, 1, j.Spec.GetTimeLimitS()))
+	}
+	clear(c.dirty)
+	p := sched.Cycle(sched.Input{Snapshot: snap, NowMS: c.wallMS(), Order: c.queue.All(), Connected: c.machine.Connected})
+	if len(p.Placements) == 0 {
+		return
+	}
+	// Now and then the planner does not wait for its plan and works on a state that is behind.
+	c.planning = !c.sim.chance(0.3)
+	gen, term := c.gen, c.term
+	c.sim.propose(c, &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: term, Placements: p.Placements}}},
+		func(*fsm.Result, bool) {
+			if c.gen == gen && c.term == term {
+				c.planning = false
+			}
+		})
+}
+
+// do carries out a session machine's outputs, as its loop does.
+func (c *controller) do(outs []session.Output) {
+	for _, o := range outs {
+		switch {
+		case o.Send != nil:
+			if st := c.conns[o.Send.Conn]; st != nil {
+				st.toNode(o.Send.Msg)
+			}
+		case o.Close != nil:
+			if st := c.conns[o.Close.Conn]; st != nil {
+				st.close(o.Close.Reason)
+			}
+		case o.Propose.Report != nil:
+			c.reports = append(c.reports, o.Propose.Report)
+		default:
+			c.proposeNode(o.Propose)
+		}
+	}
+	c.flush()
+}
+
+func (c *controller) proposeNode(p *session.Propose) {
+	gen, term := c.gen, c.term
+	if p.Hello == 0 && c.sim.chance(0.2) {
+		// A judgement on a node comes once more, when the node may be back.
+		entry := proto.Clone(p.Entry).(*raftlogv1.Entry)
+		c.sim.after(c.sim.between(100, 20_000), func() {
+			if c.gen == gen && c.term == term && c.machine != nil {
+				c.sim.propose(c, entry, func(*fsm.Result, bool) {})
+			}
+		})
+	}
+	c.sim.propose(c, p.Entry, func(r *fsm.Result, ok bool) {
+		if c.gen != gen || c.term != term || c.machine == nil {
+			return
+		}
+		if !ok || r.Err != nil {
+			switch op := p.Entry.GetOp().(type) {
+			case *raftlogv1.Entry_NodeHello:
+				if st := c.conns[p.Hello]; st != nil {
+					st.close("registration not committed")
+				}
+			case *raftlogv1.Entry_NodeState:
+				c.machine.JudgementFailed(op.NodeState.GetNode())
+			case *raftlogv1.Entry_FenceNode:
+				c.machine.JudgementFailed(op.FenceNode.GetNode())
+			}
+			return
+		}
+		if p.Hello != 0 {
+			c.do(c.machine.Opened(p.Hello, r.Index, c.fsm.Store().Snapshot(), c.wallMS()))
+			c.plan()
+		}
+	})
+}
+
+func (c *controller) flush() {
+	if c.flying || len(c.reports) == 0 || !c.leading() {
+		return
+	}
+	batch := c.reports
+	c.reports, c.flying = nil, true
+	var list []*fettlev1.AttemptReport
+	for _, p := range batch {
+		list = append(list, p.Report)
+	}
+	c.repeatLater(list)
+	gen, term := c.gen, c.term
+	c.sim.propose(c, &raftlogv1.Entry{Op: &raftlogv1.Entry_Reports{Reports: &raftlogv1.AttemptReports{Reports: list}}},
+		func(r *fsm.Result, ok bool) {
+			if c.gen != gen || c.term != term || c.machine == nil {
+				return
+			}
+			c.flying = false
+			var outs []session.Output
+			for _, p := range batch {
+				if ok {
+					outs = append(outs, c.machine.ReportCommitted(p, r.Index)...)
+				} else {
+					outs = append(outs, c.machine.ReportFailed(p)...)
+				}
+			}
+			c.do(outs)
+		})
+}
+
+// repeatLater proposes reports once more when the world has moved on, through whoever leads then: what a retry whose
+// first try was committed after all does.
+func (c *controller) repeatLater(list []*fettlev1.AttemptReport) {
+	if !c.sim.chance(0.15) {
+		return
+	}
+	c.sim.after(c.sim.between(500, 30_000), func() {
+		for _, o := range c.sim.controllers {
+			if o.leading() && o.ready && c.sim.leader == o.id {
+				c.sim.propose(o, &raftlogv1.Entry{Op: &raftlogv1.Entry_Reports{Reports: &raftlogv1.AttemptReports{Reports: list}}}, func(*fsm.Result, bool) {})
+				return
+			}
+		}
+	})
+}
