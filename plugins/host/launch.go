@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -35,6 +36,8 @@ type instance struct {
 	conn *grpc.ClientConn
 	info *pluginv1.InfoResponse
 	abi  int
+	// settled counts the attempts to change its settings: scores from before one are not comparable with those after.
+	settled atomic.Uint64
 	// exited is closed when the process is reaped and everything of it is cleared away.
 	exited chan struct{}
 	// cause is why it was ended by us, when it was. Plugin's lock guards it.

@@ -314,6 +314,7 @@ func (p *Plugin) Configure(ctx context.Context, settings map[string]string) erro
 		return nil
 	}
 	err := p.call(ctx, callOptions{timeout: p.cfg.StartTimeout}, func(ctx context.Context, inst *instance) error {
+		inst.settled.Add(1)
 		_, err := pluginv1.NewPluginServiceClient(inst.conn).Configure(ctx, &pluginv1.ConfigureRequest{Settings: settings})
 		return err
 	})

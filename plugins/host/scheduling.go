@@ -77,13 +77,18 @@ type Scheduling struct {
 	mu      sync.Mutex
 	builtin policy.Params
 	table   table
-	// generation of the last request, base of the last that the plugin answered, and by which run of it.
+	// generation of the last request, base of the last that the plugin answered, and who that was.
 	generation, base uint64
-	baseRun          *instance
-	// decided is whose scores the caller holds: a run of the plugin, nil for the built-in policy.
-	decided *instance
-	// holds says that the caller holds scores at all.
-	holds bool
+	baseOf           author
+	// decided is whose scores the caller holds, and holds that it holds any.
+	decided author
+	holds   bool
+}
+
+// author is a run of the plugin with the settings of a time; the zero value is the built-in policy.
+type author struct {
+	run     *instance
+	settled uint64
 }
 
 // NewScheduling starts the policy's plugin and supervises it until Close or the end of ctx.
@@ -119,15 +124,20 @@ func (s *Scheduling) Status() *fettlev1.PluginStatus {
 	return &fettlev1.PluginStatus{Name: policy.Name + " (built in)", Kind: kindName(pluginv1.PluginKind_PLUGIN_KIND_SCHEDULING), State: string(StateRunning)}
 }
 
-// Configure changes the weights, of the plugin and of what stands in for it. All jobs are scored anew in the next call.
+// Configure changes the weights, of the plugin and of what stands in for it. All jobs are scored anew in the next call. When
+// the plugin refuses the settings nothing changes.
 func (s *Scheduling) Configure(ctx context.Context, settings map[string]string, builtin policy.Params) error {
+	if s.plugin != nil {
+		// Not under the lock: a plugin that hangs here must not hold up a cycle.
+		if err := s.plugin.Configure(ctx, settings); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.builtin, s.base, s.holds = builtin, 0, false
-	if s.plugin == nil {
-		return nil
-	}
-	return s.plugin.Configure(ctx, settings)
+	s.builtin = builtin
+	s.holds = s.holds && s.decided != (author{})
+	return nil
 }
 
 var _ Scorer = (*Scheduling)(nil)
@@ -157,8 +167,8 @@ func (s *Scheduling) Score(ctx context.Context, d Delta) (Scores, Source, error)
 		reason = err.Error()
 	}
 	source := Source{Name: policy.Name, Builtin: true, Reason: reason}
-	if !s.holds || s.decided != nil {
-		s.holds, s.decided = true, nil
+	if !s.holds || s.decided != (author{}) {
+		s.holds, s.decided = true, author{}
 		return Scores{All: true, ID: s.table.ids(), Score: s.builtin.ScoreColumns(nil, &s.table.jobs)}, source, nil
 	}
 	return Scores{ID: append([]uint64(nil), d.Changed.ID...), Score: s.builtin.ScoreColumns(nil, &d.Changed)}, source, nil
@@ -182,7 +192,8 @@ func (s *Scheduling) ask(ctx context.Context, d Delta) (Scores, Source, error) {
 	owed := s.plugin.probation()
 	watched := owed > 0
 	err := s.plugin.call(ctx, callOptions{timeout: timeout, strict: true}, func(ctx context.Context, inst *instance) error {
-		full := s.base == 0 || s.baseRun != inst || !watched && (!s.holds || s.decided != inst)
+		now := author{run: inst, settled: inst.settled.Load()}
+		full := s.base == 0 || s.baseOf != now || !watched && (!s.holds || s.decided != now)
 		// Until it has answered nobody knows what it holds.
 		base := s.base
 		s.base = 0
@@ -197,7 +208,7 @@ func (s *Scheduling) ask(ctx context.Context, d Delta) (Scores, Source, error) {
 		if err != nil {
 			return err
 		}
-		s.base, s.baseRun = s.generation, inst
+		s.base, s.baseOf = s.generation, now
 		out = Scores{All: full, Score: resp.GetScore(), ID: d.Changed.ID}
 		if full {
 			out.ID = s.table.jobs.ID
@@ -205,7 +216,7 @@ func (s *Scheduling) ask(ctx context.Context, d Delta) (Scores, Source, error) {
 		out.ID = append([]uint64(nil), out.ID...)
 		source = Source{Name: inst.info.GetName(), Version: inst.info.GetVersion()}
 		if !watched {
-			s.decided, s.holds = inst, true
+			s.decided, s.holds = now, true
 		}
 		return nil
 	})

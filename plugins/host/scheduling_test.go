@@ -210,16 +210,16 @@ func TestMissingPlugin(t *testing.T) {
 func TestWrongAnswers(t *testing.T) {
 	t.Parallel()
 	for mode, want := range map[string]string{
-		"error":          `no idea\x1b[2J what to do`,
-		"panic":          "out of range",
+		"error":            `no idea\x1b[2J what to do`,
+		"panic":            "out of range",
 		"other generation": "generation",
-		"short":          "2 scores for 3 jobs",
-		"long":           "4 scores for 3 jobs",
-		"oversize":       "larger than max",
-		"infinite":       "beyond",
-		"insatiable":     "asks for everything",
-		"exit":           "not available",
-		"crash":          "not available",
+		"short":            "2 scores for 3 jobs",
+		"long":             "4 scores for 3 jobs",
+		"oversize":         "larger than max",
+		"infinite":         "beyond",
+		"insatiable":       "asks for everything",
+		"exit":             "not available",
+		"crash":            "not available",
 	} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()

@@ -126,12 +126,12 @@ func TestPrintable(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
 		"plain words, 学习率": "plain words, 学习率",
-		"two\nlines\tand": "two lines and",
-		"\x1b[2J":         `\x1b[2J`,
-		"right\u202eleft": `right\u202eleft`,
-		"bad \xff byte":   `bad \xff byte`,
-		"low \x01":        `low \x01`,
-		"  \n":            "",
+		"two\nlines\tand":  "two lines and",
+		"\x1b[2J":          `\x1b[2J`,
+		"right\u202eleft":  `right\u202eleft`,
+		"bad \xff byte":    `bad \xff byte`,
+		"low \x01":         `low \x01`,
+		"  \n":             "",
 	} {
 		if got := printable(in, 100); got != want {
 			t.Errorf("%q becomes %q, want %q", in, got, want)
