@@ -13,7 +13,7 @@ const (
 	MaxProject   = 64
 	MaxUser      = 256
 	// MaxScript bounds a batch script and MaxConfig a training config, in bytes.
-	MaxScript = 64 << 10
+	MaxScript = 256 << 10
 	MaxConfig = 256 << 10
 	// MaxArgs bounds how many arguments a script gets and MaxArgsBytes their total size.
 	MaxArgs      = 4096
@@ -73,9 +73,11 @@ const (
 	// MaxInventoryBytes bounds a node's inventory as marshalled.
 	MaxInventoryBytes = 64 << 10
 
-	// MaxRemembered bounds the remembered answers to writes other than submits, MaxRememberedBytes their total size.
-	MaxRemembered      = 100_000
-	MaxRememberedBytes = 32 << 20
+	// MaxRemembered bounds the remembered answers to writes other than submits, MaxRememberedWeight their size: a job that
+	// was done weighs 1, one that was refused RefusalWeight, as its line has to be kept (in units of about 16 bytes).
+	MaxRemembered       = 100_000
+	MaxRememberedWeight = 2_000_000
+	RefusalWeight       = 16
 	// MaxRememberedIDs bounds the jobs whose answers one remembered request holds.
 	MaxRememberedIDs = 10_000
 

@@ -90,20 +90,22 @@ func (m *memory) remember(t *state.Txn) {
 	if m.id == "" || m.found && !m.fresh {
 		return
 	}
-	res := &raftlogv1.RequestResult{Op: m.op}
+	res, weight := &raftlogv1.RequestResult{Op: m.op}, uint32(0)
 	slices.Sort(m.order)
 	for _, id := range m.order {
 		if err := m.done[id]; err == nil {
 			res.Done = append(res.Done, id)
+			weight++
 		} else {
 			res.Refused = append(res.Refused, &raftlogv1.Refusal{JobId: id, Kind: uint32(err.Kind), Field: err.Field, Problem: err.Problem, Remedy: err.Remedy})
+			weight += model.RefusalWeight
 		}
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(res)
 	if err != nil {
 		panic(err)
 	}
-	t.Remember(&state.Request{UID: m.uid, ID: m.id, Hash: m.hash, Result: b})
+	t.Remember(&state.Request{UID: m.uid, ID: m.id, Hash: m.hash, Result: b, Weight: weight})
 }
 
 // applyOnce carries out a write that has one answer. A repeat with the same content is answered without doing it again;

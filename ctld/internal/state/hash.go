@@ -38,7 +38,10 @@ const (
 	tagMeta
 )
 
-// canon writes rows in the one form that is hashed: every field, in a fixed order, lengths before contents.
+// canon writes rows in the one form that is hashed: every field, in a fixed order, lengths before contents. Lines for
+// people (details, drain reasons, the wording of remembered refusals) are left out, so that two versions that word them
+// differently can serve side by side. A field that is added later is to be hashed only when it is set, or old snapshots
+// and old replicas would not agree any more.
 type canon []byte
 
 func (c *canon) u(v uint64) { *c = binary.AppendUvarint(*c, v) }
@@ -83,7 +86,6 @@ func hashJob(buf *canon, j *Job) sum {
 	c.u(uint64(j.GID))
 	c.u(uint64(j.State))
 	c.u(uint64(j.Reason))
-	c.s(j.Detail)
 	c.i(j.SubmitMS)
 	c.i(j.EligibleMS)
 	c.i(j.StartMS)
@@ -125,7 +127,6 @@ func canonAttempt(c *canon, a *fettlev1.Attempt) {
 	c.i(a.GetEndMs())
 	c.u(uint64(a.GetOutcome()))
 	c.u(uint64(a.GetReason()))
-	c.s(a.GetDetail())
 	c.u(uint64(len(a.GetNodes())))
 	for _, n := range a.GetNodes() {
 		c.s(n.GetNode())
@@ -139,7 +140,6 @@ func canonAttempt(c *canon, a *fettlev1.Attempt) {
 			c.b(e.GetNeverStarted(), e.GetOomKilled(), e.GetTimedOut(), e.GetLeaseExpired(),
 				e.GetShimLost(), e.GetUserError(), e.GetNodeLost())
 			c.u(uint64(e.GetClass()))
-			c.s(e.GetDetail())
 			c.i(e.GetStartMs())
 			c.i(e.GetEndMs())
 		}
@@ -153,7 +153,6 @@ func hashNode(buf *canon, n *Node) sum {
 	c.s(n.Name)
 	c.u(uint64(n.State))
 	c.b(n.Drained)
-	c.s(n.DrainReason)
 	c.s(n.BootID)
 	c.u(n.Session)
 	c.u(n.inventorySum[0])
@@ -182,7 +181,7 @@ func hashRequest(buf *canon, r *Request) sum {
 	c.u(r.Index)
 	c = append(c, r.Hash[:]...)
 	c.u(r.JobID)
-	c.s(string(r.Result))
+	c.u(uint64(r.Weight))
 	*buf = c
 	return c.sum()
 }

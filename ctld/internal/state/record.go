@@ -50,7 +50,7 @@ func (j *Job) record() *raftlogv1.JobRecord {
 
 func (r *Request) record() *raftlogv1.RequestRecord {
 	return &raftlogv1.RequestRecord{
-		Uid: r.UID, RequestId: r.ID, SpecHash: r.Hash[:], JobId: r.JobID, Index: r.Index, Result: r.Result, Seq: r.Seq,
+		Uid: r.UID, RequestId: r.ID, SpecHash: r.Hash[:], JobId: r.JobID, Index: r.Index, Result: r.Result, Seq: r.Seq, Weight: r.Weight,
 	}
 }
 
@@ -192,7 +192,7 @@ func (b *Builder) addRequest(p *raftlogv1.RequestRecord) error {
 	}
 	r := &Request{
 		UID: p.GetUid(), ID: p.GetRequestId(), Seq: p.GetSeq(), Index: p.GetIndex(),
-		Hash: [32]byte(p.GetSpecHash()), JobID: p.GetJobId(), Result: p.GetResult(),
+		Hash: [32]byte(p.GetSpecHash()), JobID: p.GetJobId(), Result: p.GetResult(), Weight: p.GetWeight(),
 	}
 	if b.lastReq != nil && !lessRequest(b.lastReq, r) || r.Seq > b.t.meta.requestSeq {
 		return badRecord("request %.64q is out of order", r.ID)

@@ -12,9 +12,8 @@ type Request struct {
 	JobID uint64
 	// Result is a marshalled raftlogv1.RequestResult, empty for submits.
 	Result []byte
+	// Weight is what the request counts against model.MaxRememberedWeight. It does not depend on how refusals are worded.
+	Weight uint32
 
 	sum sum
 }
-
-// size is what the request counts against the byte limit.
-func (r *Request) size() int { return len(r.ID) + len(r.Result) + 160 }

@@ -113,13 +113,13 @@ func (t *tables) setRequest(buf *canon, r *Request) {
 	t.total.add(r.sum)
 	t.requests.put(r)
 	t.requestOrder.put(r)
-	t.requestBytes += r.size()
+	t.requestWeight += int(r.Weight)
 	t.counts.Requests = t.requests.w.Len()
 }
 
 // forget drops the oldest requests beyond the limits.
 func (t *tables) forget() {
-	for t.requests.w.Len() > model.MaxRemembered || t.requestBytes > model.MaxRememberedBytes {
+	for t.requests.w.Len() > model.MaxRemembered || t.requestWeight > model.MaxRememberedWeight {
 		oldest, ok := t.requestOrder.w.Min()
 		if !ok {
 			break
@@ -133,7 +133,7 @@ func (t *tables) dropRequest(r *Request) {
 	t.total.sub(r.sum)
 	t.requests.del(r)
 	t.requestOrder.del(r)
-	t.requestBytes -= r.size()
+	t.requestWeight -= int(r.Weight)
 }
 
 // setPolicy takes a policy that model.ValidatePolicy has accepted.

@@ -104,9 +104,9 @@ type tables struct {
 	busy    tree[nodeJob]   // attempts' parts that have not ended, by node
 	nodes   tree[*Node]
 
-	requests     tree[*Request]
-	requestOrder tree[*Request]
-	requestBytes int
+	requests      tree[*Request]
+	requestOrder  tree[*Request]
+	requestWeight int
 
 	// unfinished counts jobs by owner.
 	unfinished map[uint32]int

@@ -1904,7 +1904,9 @@ type RequestRecord struct {
 	// For requests other than submits: the marshalled RequestResult.
 	Result []byte `protobuf:"bytes,6,opt,name=result,proto3" json:"result,omitempty"`
 	// Order in which requests are remembered, and forgotten again.
-	Seq           uint64 `protobuf:"varint,7,opt,name=seq,proto3" json:"seq,omitempty"`
+	Seq uint64 `protobuf:"varint,7,opt,name=seq,proto3" json:"seq,omitempty"`
+	// What the request counts against the limit on remembered answers.
+	Weight        uint32 `protobuf:"varint,8,opt,name=weight,proto3" json:"weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1984,6 +1986,13 @@ func (x *RequestRecord) GetResult() []byte {
 func (x *RequestRecord) GetSeq() uint64 {
 	if x != nil {
 		return x.Seq
+	}
+	return 0
+}
+
+func (x *RequestRecord) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
 	}
 	return 0
 }
@@ -2275,7 +2284,7 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\tfirst_bad\x18\a \x01(\rR\bfirstBad\"1\n" +
 	"\n" +
 	"NodeRecord\x12#\n" +
-	"\x04node\x18\x01 \x01(\v2\x0f.fettle.v1.NodeR\x04node\"\xb4\x01\n" +
+	"\x04node\x18\x01 \x01(\v2\x0f.fettle.v1.NodeR\x04node\"\xcc\x01\n" +
 	"\rRequestRecord\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\rR\x03uid\x12\x1d\n" +
 	"\n" +
@@ -2284,7 +2293,8 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\x06job_id\x18\x04 \x01(\x04R\x05jobId\x12\x14\n" +
 	"\x05index\x18\x05 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06result\x18\x06 \x01(\fR\x06result\x12\x10\n" +
-	"\x03seq\x18\a \x01(\x04R\x03seq\"b\n" +
+	"\x03seq\x18\a \x01(\x04R\x03seq\x12\x16\n" +
+	"\x06weight\x18\b \x01(\rR\x06weight\"b\n" +
 	"\rRequestResult\x12\x0e\n" +
 	"\x02op\x18\x01 \x01(\rR\x02op\x12\x12\n" +
 	"\x04done\x18\x03 \x03(\x04R\x04done\x12-\n" +
