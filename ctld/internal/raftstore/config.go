@@ -136,14 +136,17 @@ type Config struct {
 	Hooks Hooks
 }
 
-// Hooks are called around each write to the log and vote store with the name of
-// the operation ("StoreLogs", "DeleteRange", "Set", "SetUint64"). They may block
-// to act as a hung disk, or return an error that stands for the write's.
+// Hooks inject faults. BeforeWrite and AfterWrite are called around each write to
+// the log and vote store with the name of the operation ("StoreLogs",
+// "DeleteRange", "Set", "SetUint64", "highwater"). They may block to act as a hung
+// disk, or return an error that stands for the write's.
 type Hooks struct {
 	// BeforeWrite comes before the write; an error skips it.
 	BeforeWrite func(op string) error
 	// AfterWrite comes after a write that succeeded, as a failing sync would.
 	AfterWrite func(op string) error
+	// Dial replaces the dialer of the Raft port.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Joiner carries a join to the cluster over whatever network the caller has.

@@ -238,9 +238,7 @@ func (s *Store) Transfer(ctx context.Context) error {
 	}
 	var err error
 	for _, c := range candidates {
-		err = s.await(ctx, func() raft.Future {
-			return s.raft.LeadershipTransferToServer(raft.ServerID(c.ID), raft.ServerAddress(c.Addr))
-		})
+		err = s.await(ctx, s.transferTo(c.Server))
 		if err == nil || ctx.Err() != nil || s.raft.State() != raft.Leader {
 			break
 		}
@@ -250,4 +248,10 @@ func (s *Store) Transfer(ctx context.Context) error {
 		err = nil
 	}
 	return err
+}
+
+func (s *Store) transferTo(to Server) func() raft.Future {
+	return func() raft.Future {
+		return s.raft.LeadershipTransferToServer(raft.ServerID(to.ID), raft.ServerAddress(to.Addr))
+	}
 }

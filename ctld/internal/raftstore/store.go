@@ -42,6 +42,7 @@ type Store struct {
 	membership chan struct{} // holds the token of the membership change under way
 	member     atomic.Bool   // a committed membership has listed this server
 
+	dead      atomic.Bool // fatal was called
 	fatalOnce sync.Once
 	closeOnce sync.Once
 	closeErr  error
@@ -127,7 +128,7 @@ func (s *Store) openIn(ctx context.Context, dir *datadir.Dir) error {
 		s.layer, err = peernet.New(peernet.Config{
 			Listener: listener, Advertise: advertise, TLS: s.cfg.TLS,
 			ClusterID: id.ClusterID + "/" + id.Incarnation, ServerID: id.ServerID,
-			Authorize: s.authorize, Logger: s.log,
+			Authorize: s.authorize, Dial: s.cfg.Hooks.Dial, Logger: s.log,
 		})
 	}
 	if err != nil {
@@ -346,6 +347,7 @@ func (s *Store) fatal(code int, msg string) {
 	s.fatalOnce.Do(func() {
 		go s.log.Error("controller cannot go on", "code", code, "reason", msg) // a stuck log must not keep it
 		s.cfg.Fatal(code, msg)
+		s.dead.Store(true)
 		s.flight.close()
 		s.lead.set(false)
 		if s.layer != nil {
@@ -389,7 +391,7 @@ func (s *Store) Shutdown(ctx context.Context) error {
 
 func (s *Store) shutdown(ctx context.Context) error {
 	s.flight.close()
-	if s.raft.State() == raft.Leader {
+	if s.raft.State() == raft.Leader && !s.dead.Load() {
 		handover, cancel := context.WithTimeout(ctx, TransferTimeout)
 		if err := s.Transfer(handover); err != nil && !errors.Is(err, ErrNoSuccessor) {
 			s.log.Warn("leadership is not handed over", "err", err)

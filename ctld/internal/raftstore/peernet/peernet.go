@@ -41,6 +41,8 @@ type Config struct {
 	ClusterID, ServerID string
 	// Authorize, when set, may refuse an inbound peer by the ID it claims.
 	Authorize func(serverID string, state *tls.ConnectionState) error
+	// Dial opens outbound connections; nil means a net.Dialer's.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Logger is required.
 	Logger *slog.Logger
 }
@@ -101,6 +103,9 @@ func New(cfg Config) (*Layer, error) {
 	if cfg.TLS != nil {
 		cfg.TLS = cfg.TLS.Clone()
 		cfg.TLS.MinVersion = tls.VersionTLS13
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = new(net.Dialer).DialContext
 	}
 	l := &Layer{
 		cfg:       cfg,
@@ -280,8 +285,7 @@ func (l *Layer) Dial(target raft.ServerAddress, timeout time.Duration) (net.Conn
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	var d net.Dialer
-	tcp, err := d.DialContext(ctx, "tcp", address)
+	tcp, err := l.cfg.Dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
