@@ -586,9 +586,11 @@ type PlanResponse struct {
 	ProgressFile string `protobuf:"bytes,6,opt,name=progress_file,json=progressFile,proto3" json:"progress_file,omitempty"`
 	OutputDir    string `protobuf:"bytes,7,opt,name=output_dir,json=outputDir,proto3" json:"output_dir,omitempty"`
 	// One line each, for the job's log.
-	Notes         []string `protobuf:"bytes,8,rep,name=notes,proto3" json:"notes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Notes []string `protobuf:"bytes,8,rep,name=notes,proto3" json:"notes,omitempty"`
+	// Bytes that progress_file already holds from earlier attempts: reading starts there, or at 0 once the file is shorter.
+	ProgressOffset int64 `protobuf:"varint,9,opt,name=progress_offset,json=progressOffset,proto3" json:"progress_offset,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *PlanResponse) Reset() {
@@ -675,6 +677,13 @@ func (x *PlanResponse) GetNotes() []string {
 		return x.Notes
 	}
 	return nil
+}
+
+func (x *PlanResponse) GetProgressOffset() int64 {
+	if x != nil {
+		return x.ProgressOffset
+	}
+	return 0
 }
 
 type ProgressRequest struct {
@@ -1289,7 +1298,7 @@ const file_plugin_v1_launcher_proto_rawDesc = "" +
 	"\vPlannedFile\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
 	"\acontent\x18\x02 \x01(\fR\acontent\x12\x12\n" +
-	"\x04mode\x18\x03 \x01(\rR\x04mode\"\xa2\x02\n" +
+	"\x04mode\x18\x03 \x01(\rR\x04mode\"\xcb\x02\n" +
 	"\fPlanResponse\x12.\n" +
 	"\bproblems\x18\x01 \x03(\v2\x12.plugin.v1.ProblemR\bproblems\x12\x12\n" +
 	"\x04argv\x18\x02 \x03(\tR\x04argv\x12%\n" +
@@ -1300,7 +1309,8 @@ const file_plugin_v1_launcher_proto_rawDesc = "" +
 	"\rprogress_file\x18\x06 \x01(\tR\fprogressFile\x12\x1d\n" +
 	"\n" +
 	"output_dir\x18\a \x01(\tR\toutputDir\x12\x14\n" +
-	"\x05notes\x18\b \x03(\tR\x05notes\"\xaf\x01\n" +
+	"\x05notes\x18\b \x03(\tR\x05notes\x12'\n" +
+	"\x0fprogress_offset\x18\t \x01(\x03R\x0eprogressOffset\"\xaf\x01\n" +
 	"\x0fProgressRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x12\n" +
