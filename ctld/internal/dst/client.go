@@ -139,6 +139,9 @@ func (c *client) cancel(id uint64) {
 		if r.Err == nil && r.Actions[0].Err == nil {
 			c.cancelled[id] = true
 			c.sim.tracef("cancel of job %d answered", id)
+			if j := c.sim.ref.Store().Snapshot().Job(id); j != nil && !j.Finished() && !j.CancelRequested {
+				c.sim.fail("I12: the cancel of job %d was answered, but the job is %s and goes on", id, model.StateName(j.State))
+			}
 		}
 	})
 }
