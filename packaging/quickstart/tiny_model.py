@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make a tiny language model with its tokenizer on disk, without any download.
 
-The model has the shape of Qwen3 with some two hundred thousand random weights; the tokenizer is trained on the texts
+The model has the shape of Qwen3 with some five hundred thousand random weights; the tokenizer is trained on the texts
 of the data folder. It is there to show a whole fine-tuning run in seconds. Its answers are worth nothing. The same
 arguments make the same files.
 
@@ -68,6 +68,9 @@ def make_tokenizer(lines, vocab):
 def make_model(tokenizer, hidden, layers, seed):
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     heads = max(2, hidden // 16)
     config = Qwen3Config(
@@ -78,6 +81,8 @@ def make_model(tokenizer, hidden, layers, seed):
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,
         head_dim=16,
+        # Larger than usual, so that the model has something to say from the start and an adapter can steer it.
+        initializer_range=hidden**-0.5,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -92,9 +97,9 @@ def main():
     parser = argparse.ArgumentParser(description="make a tiny language model with its tokenizer on disk")
     parser.add_argument("out", type=pathlib.Path, metavar="OUT", help="folder to make")
     parser.add_argument("--data", type=pathlib.Path, default=HERE / "data", metavar="DIR", help="texts for the tokenizer")
-    parser.add_argument("--hidden", type=int, default=64, metavar="N", help="width of the model, a multiple of 32")
+    parser.add_argument("--hidden", type=int, default=128, metavar="N", help="width of the model, a multiple of 32")
     parser.add_argument("--layers", type=int, default=2, metavar="N")
-    parser.add_argument("--vocab", type=int, default=1024, metavar="N", help="size of the vocabulary, at least 320")
+    parser.add_argument("--vocab", type=int, default=512, metavar="N", help="size of the vocabulary, at least 320")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--force", action="store_true", help="make it again when it is there")
     args = parser.parse_args()

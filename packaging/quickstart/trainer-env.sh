@@ -184,7 +184,7 @@ if [ -e "$dir" ] && [ ! -f "$dir/pyvenv.cfg" ] && [ -n "$(ls -A "$dir")" ]; then
     die "make folder" "$dir is there and is not a virtual environment" "move it away, or give another folder"
 fi
 case $torch in
-cpu) need=3 size="0.65 GB to download, 2 GB on disk" ;;
+cpu) need=3 size="0.7 GB to download, 2 GB on disk" ;;
 *) need=9 size="3 GB to download, 6 GB on disk" ;;
 esac
 free=$(df -Pk "$(dirname "$dir")" | awk 'NR == 2 { print int($4 / 1048576) }')
