@@ -11,7 +11,7 @@ func sampleOrder() *Order {
 	return &Order{
 		Key: "7.2.99", Argv: []string{"prog", "", "a b\nc"}, Script: []byte("#!/bin/sh\n"),
 		Files: []File{{Path: "x/y.yaml", Mode: 0o600, Content: []byte{0, 1}}, {Path: "z", Content: []byte{}}},
-		Env:   []string{"A=1", "B="}, Dir: "/w", Stdout: "/w/o", Stderr: "/w/e", Truncate: true,
+		Env:   []string{"A=1", "B="}, Dir: "/w", Stdout: "/w/o", Stderr: "/w/e", Truncate: true, Preamble: "note\n",
 		UID: 4294967295, GID: 5, Groups: []uint32{0, 5, 4294967294}, SwitchUser: true,
 		TimeLimitS: 60, GraceMS: 30_000, LeasePath: "/l", LeaseEpochMS: 77,
 		Cgroup:      Cgroup{V2Dir: "/c", V1Dirs: []string{"/a", "/b"}, FreezerDir: "/b", OOMFile: "/o"},

@@ -19,6 +19,8 @@ type Order struct {
 	Stdout, Stderr string
 	// Truncate empties the output files first.
 	Truncate bool
+	// Preamble is written to the standard output before the start.
+	Preamble string
 
 	// UID, GID and Groups are whom the job runs as. With SwitchUser unset the shim's own must be the same already.
 	UID, GID   uint32
@@ -87,6 +89,7 @@ const (
 	orderHideDevice
 	orderDenyPath
 	orderDaemon
+	orderPreamble
 )
 
 const (
@@ -115,6 +118,7 @@ func (o *Order) Marshal() []byte {
 	f.text(orderStdout, o.Stdout)
 	f.text(orderStderr, o.Stderr)
 	f.flag(orderTruncate, o.Truncate)
+	f.text(orderPreamble, o.Preamble)
 	f.num(orderUID, int64(o.UID))
 	f.num(orderGID, int64(o.GID))
 	for _, g := range o.Groups {
@@ -178,6 +182,8 @@ func ParseOrder(b []byte) (*Order, error) {
 			o.Stderr = string(v)
 		case orderTruncate:
 			o.Truncate = num(v) != 0
+		case orderPreamble:
+			o.Preamble = string(v)
 		case orderUID:
 			o.UID = uint32(num(v))
 		case orderGID:

@@ -136,6 +136,11 @@ func asUser(dir string, o *handoff.Order, sys *syscall.SysProcAttr) (int, error)
 	if err != nil {
 		return 0, err
 	}
+	if o.Preamble != "" {
+		if _, err := unix.Write(int(stdio[1]), []byte(o.Preamble)); err != nil {
+			return 0, blame("stdout "+o.Stdout, err)
+		}
+	}
 	if sys.UseCgroupFD && o.SwitchUser && o.UID != 0 {
 		// The kernel asks the forking thread for write access to the group. The capability does not survive exec: the
 		// user is not root, and neither the inheritable nor the ambient set has anything in it.
