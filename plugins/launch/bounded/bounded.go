@@ -79,4 +79,6 @@ func part(path string, limit int64, end bool) ([]byte, int64, error) {
 }
 
 // Missing answers whether an error proves that the path is not there, as far as this process may look.
-func Missing(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) }
+func Missing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
+}

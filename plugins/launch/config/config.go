@@ -124,6 +124,9 @@ func (c *Config) Drop(key, why string) {
 // Note adds a line to the notes.
 func (c *Config) Note(format string, args ...any) { c.note(format, args...) }
 
+// Put gives a key a value without a note, where another note tells of it.
+func (c *Config) Put(key string, v Value) { c.put(key, v) }
+
 func (c *Config) put(key string, v Value) {
 	if !c.Has(key) {
 		c.order = append(c.order, key)

@@ -224,7 +224,7 @@ func TestNotesTellEveryChange(t *testing.T) {
 		"added double_quantization: true",
 		"added lora_target: all",
 		"added seed: 1",
-		"changed logging_steps: 500.0 to 10.0: progress is read from the log",
+		"changed logging_steps: 500 to 10: progress is read from the log",
 		"added do_train: true: it must train",
 		"dropped data_path: spelled out as dataset",
 	}

@@ -88,7 +88,7 @@ func plainTree(n *yaml.Node) *yaml.Node {
 		}
 	case "!!float":
 		if f, err := strconv.ParseFloat(strings.ReplaceAll(n.Value, "_", ""), 64); err == nil && !math.IsInf(f, 0) && !math.IsNaN(f) {
-			return Float(f).toNode()
+			return Value{kind: kindFloat, f: f, s: floatText(f)}.toNode()
 		}
 	}
 	return textNode(n.Value)

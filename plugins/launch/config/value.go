@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"regexp"
@@ -43,8 +44,13 @@ func Bool(b bool) Value { return Value{kind: kindBool, b: b} }
 // Int is a whole number.
 func Int(i int64) Value { return Value{kind: kindInt, i: i} }
 
-// Float is a number, written so that every YAML reader takes it for one.
-func Float(f float64) Value { return Value{kind: kindFloat, f: f, s: floatText(f)} }
+// Float is a number, written so that every YAML reader takes it for one; a whole one without a dot.
+func Float(f float64) Value {
+	if f == math.Trunc(f) && math.Abs(f) < 1e15 {
+		return Value{kind: kindFloat, f: f, s: strconv.FormatInt(int64(f), 10)}
+	}
+	return Value{kind: kindFloat, f: f, s: floatText(f)}
+}
 
 // String is a text.
 func String(s string) Value { return Value{kind: kindString, s: s} }
@@ -62,6 +68,22 @@ func (v Value) Text() string {
 		return "(a list or mapping)"
 	}
 	return "null"
+}
+
+// JSON is the value in JSON, nil for what has none.
+func (v Value) JSON() []byte {
+	if v.kind != kindTree {
+		return nil
+	}
+	var plain any
+	if v.node.Decode(&plain) != nil {
+		return nil
+	}
+	data, err := json.Marshal(plain)
+	if err != nil {
+		return nil
+	}
+	return data
 }
 
 func (v Value) equal(o Value) bool {
@@ -124,6 +146,9 @@ func convert(key Key, n *yaml.Node) (Value, *wrong) {
 	}
 	if key.is("float") {
 		if f, err := strconv.ParseFloat(strings.ReplaceAll(text, "_", ""), 64); err == nil && floatShape.MatchString(text) && !math.IsInf(f, 0) {
+			if strings.ContainsAny(text, ".eE") {
+				return Value{kind: kindFloat, f: f, s: floatText(f)}, nil
+			}
 			return Float(f), nil
 		}
 		if !key.is("str") {

@@ -62,6 +62,8 @@ type Input struct {
 	// GPUs of the whole job; 0 counts as 1.
 	GPUs     int64
 	Sharding Sharding
+	// Reference says that an untrained copy of the model is held beside it (DPO of all weights).
+	Reference bool
 	// OffloadOptimizer holds the optimizer's state in host memory.
 	OffloadOptimizer bool
 }
@@ -114,6 +116,10 @@ func Of(in Input) (Estimate, error) {
 	}
 	gpus := float64(max(in.GPUs, 1))
 	weights, trainable := in.weights()
+	if in.Reference {
+		all, _ := Params(in.Shape)
+		weights += 2 * all
+	}
 	gradients, optimizer := 4*trainable, 8*trainable
 	if in.Method == PureBF16 {
 		gradients, optimizer = 2*trainable, 4*trainable

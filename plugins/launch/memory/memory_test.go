@@ -163,6 +163,7 @@ func TestDirections(t *testing.T) {
 		"split over 8":       {func(in *Input) { in.GPUs, in.Sharding = 8, ZeRO3 }, false},
 		"optimizer split":    {func(in *Input) { in.GPUs, in.Sharding = 8, ZeRO1 }, false},
 		"copied to 2":        {func(in *Input) { in.GPUs = 2 }, true},
+		"reference model":    {func(in *Input) { in.Reference = true }, true},
 		"optimizer off card": {func(in *Input) { in.OffloadOptimizer = true }, false},
 	} {
 		if got := need(c.change); (got > plain) != c.more {
