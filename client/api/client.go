@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/fettle-hpc/fettle/client/config"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 )
 
@@ -167,7 +168,7 @@ func (c *Client) rotate(ctx, total context.Context, kind Kind, try func(fettlev1
 				return v.err
 			case elsewhere:
 				// A leader that is not in the list is tried too.
-				if v.leader != "" && v.leader != addr && !slices.Contains(order[i+1:], v.leader) && len(order) < 2*len(c.cfg.Controllers)+4 {
+				if config.Local(v.leader) && v.leader != addr && !slices.Contains(order[i+1:], v.leader) && len(order) < 2*len(c.cfg.Controllers)+4 {
 					order = slices.Insert(order, i+1, v.leader)
 				}
 			case unclear:

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"google.golang.org/grpc/codes"
@@ -30,6 +31,8 @@ type LogReader struct {
 	Stderr bool
 	// TailBytes reads only so many bytes of the first attempt's end; 0 means all.
 	TailBytes int64
+	// Offset is where in the first attempt to start; not together with TailBytes.
+	Offset int64
 	// Node picks a node of a gang; empty means the first.
 	Node string
 	// Waiting is called with the job while it has not started, each time that it changes; may be nil.
@@ -42,9 +45,9 @@ type LogReader struct {
 // r.Follow is set. A controller that is lost is replaced by another, which goes on at the same byte. An error of f ends
 // the reading and is returned as it is.
 func (c *Client) ReadLog(ctx context.Context, r LogReader, f func(LogChunk) error) (*fettlev1.Job, error) {
-	cur := &cursor{attempt: r.Attempt, tail: r.TailBytes}
-	for {
-		job, err := c.WatchJob(ctx, Watch{JobID: r.JobID, Notice: r.Notice}, func(j *fettlev1.Job) bool {
+	cur := &cursor{attempt: r.Attempt, offset: r.Offset, tail: r.TailBytes}
+	for patient := false; ; patient = true {
+		job, err := c.WatchJob(ctx, Watch{JobID: r.JobID, Patient: patient, Notice: r.Notice}, func(j *fettlev1.Job) bool {
 			ready := !r.Follow || model.Terminal(j.GetState()) || j.GetAttempt() > cur.over && started(j)
 			if !ready && r.Waiting != nil {
 				r.Waiting(j)
@@ -55,8 +58,8 @@ func (c *Client) ReadLog(ctx context.Context, r LogReader, f func(LogChunk) erro
 			return nil, err
 		}
 		if job.GetAttempt() == 0 {
-			if r.Attempt > 0 {
-				return nil, &Error{Code: codes.NotFound, Field: "attempt", Problem: "the job has not been started yet"}
+			if r.Attempt > 0 && !r.Follow {
+				return nil, &Error{Code: codes.NotFound, Problem: "the job has not been started yet", Remedy: "leave the attempt out, or wait for it with -f"}
 			}
 			return job, nil
 		}
@@ -64,7 +67,7 @@ func (c *Client) ReadLog(ctx context.Context, r LogReader, f func(LogChunk) erro
 			return job, nil
 		}
 		if r.Attempt > job.GetAttempt() {
-			return nil, &Error{Code: codes.NotFound, Field: "attempt", Problem: "there is no such attempt yet", Remedy: "leave it out for the newest"}
+			return nil, &Error{Code: codes.NotFound, Problem: fmt.Sprintf("the job has no attempt %d", r.Attempt), Remedy: "leave it out for the newest"}
 		}
 		if cur.attempt == 0 {
 			cur.attempt = job.GetAttempt()

@@ -18,6 +18,8 @@ type Watch struct {
 	JobID uint64
 	// MinIndex is the index of an own write that must be visible; 0 for none.
 	MinIndex uint64
+	// Patient waits without end for the first answer too, not only for later ones.
+	Patient bool
 	// Notice is told in one line when no controller answers and when one does again; may be nil.
 	Notice func(string)
 }
@@ -28,14 +30,15 @@ func (c *Client) WatchJob(ctx context.Context, w Watch, f func(*fettlev1.Job) (s
 	out := outage{notice: w.Notice}
 	index := w.MinIndex
 	var modified uint64
-	for first := true; ; first = false {
+	first := true
+	for {
 		r, err := Do(ctx, c, Read, func(ctx context.Context, s fettlev1.ControllerServiceClient) (*fettlev1.GetJobResponse, error) {
 			return s.GetJob(ctx, &fettlev1.GetJobRequest{Read: &fettlev1.ReadOptions{MinIndex: index}, JobId: w.JobID})
 		})
 		switch {
 		case err == nil:
 			out.over()
-		case ctx.Err() == nil && IsCode(err, codes.Unavailable) && !first:
+		case ctx.Err() == nil && IsCode(err, codes.Unavailable) && (w.Patient || !first):
 			out.down(err)
 			continue
 		default:
@@ -48,6 +51,7 @@ func (c *Client) WatchJob(ctx context.Context, w Watch, f func(*fettlev1.Job) (s
 				return job, nil
 			}
 		}
+		first = false
 		if err := c.nextEvent(ctx, w.JobID, &index); err != nil {
 			return nil, err
 		}
@@ -55,10 +59,11 @@ func (c *Client) WatchJob(ctx context.Context, w Watch, f func(*fettlev1.Job) (s
 }
 
 // nextEvent returns when something may have happened to a job after *index, and moves *index on. Trouble with a
-// controller counts as something; only the end of ctx is an error.
+// controller counts as something, after a pause; only refusals and the end of ctx are errors.
 func (c *Client) nextEvent(ctx context.Context, id uint64, index *uint64) error {
 	wctx, cancel := context.WithTimeout(ctx, recheck)
 	defer cancel()
+	var broken error
 	err := c.rotate(wctx, wctx, Read, func(s fettlev1.ControllerServiceClient) error {
 		stream, err := s.WatchEvents(wctx, &fettlev1.WatchEventsRequest{AfterIndex: *index, Select: &fettlev1.JobSelector{Ids: []uint64{id}}})
 		if err != nil {
@@ -67,7 +72,11 @@ func (c *Client) nextEvent(ctx context.Context, id uint64, index *uint64) error 
 		for {
 			m, err := stream.Recv()
 			if err != nil {
-				return err
+				if judge(err).action == refused {
+					return err
+				}
+				broken = err
+				return nil
 			}
 			if m.GetResync() {
 				return nil
@@ -80,6 +89,14 @@ func (c *Client) nextEvent(ctx context.Context, id uint64, index *uint64) error 
 			}
 		}
 	})
+	if broken != nil && wctx.Err() == nil {
+		t := time.NewTimer(jitter(4 * c.cfg.Backoff))
+		defer t.Stop()
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+	}
 	if ctx.Err() != nil {
 		return &Error{Code: codes.Canceled, Problem: "interrupted", Cause: context.Cause(ctx)}
 	}

@@ -293,6 +293,12 @@ func ParseControllers(where string, list []string) ([]string, error) {
 	return out, nil
 }
 
+// Local reports whether addr is host:port on this machine.
+func Local(addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	return err == nil && port != "" && loopback(host)
+}
+
 func validHost(host string) bool {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return true

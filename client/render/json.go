@@ -61,7 +61,7 @@ func appendValue(dst []byte, f *field, v protoreflect.Value) []byte {
 	case protoreflect.StringKind:
 		return AppendString(dst, v.String())
 	case protoreflect.BytesKind:
-		return appendBytes(dst, v.Bytes())
+		return AppendBinary(dst, v.Bytes())
 	case protoreflect.EnumKind:
 		return AppendString(dst, f.enum.name(v.Enum()))
 	case protoreflect.MessageKind, protoreflect.GroupKind:
@@ -74,8 +74,8 @@ func appendValue(dst []byte, f *field, v protoreflect.Value) []byte {
 	return strconv.AppendInt(dst, v.Int(), 10)
 }
 
-// appendBytes writes text as a string and anything else with a mark.
-func appendBytes(dst, b []byte) []byte {
+// AppendBinary appends b as a JSON string: as it is when it is text, else as base64 with the mark of json.md.
+func AppendBinary(dst, b []byte) []byte {
 	s := string(b)
 	if utf8.ValidString(s) && !strings.HasPrefix(s, binaryPrefix) {
 		return AppendString(dst, s)

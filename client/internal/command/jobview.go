@@ -1,0 +1,208 @@
+package command
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fettle-hpc/fettle/client/render"
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/gres"
+	"github.com/fettle-hpc/fettle/proto/model"
+)
+
+// field is one labelled line; empty values are not shown.
+type field struct{ label, value string }
+
+// writeFields prints fields with their values in one column.
+func writeFields(w io.Writer, fields []field) {
+	width := 0
+	for _, f := range fields {
+		if f.value != "" {
+			width = max(width, len(f.label))
+		}
+	}
+	for _, f := range fields {
+		if f.value != "" {
+			fmt.Fprintf(w, "  %s:%s %s\n", f.label, strings.Repeat(" ", width-len(f.label)), render.Line(f.value))
+		}
+	}
+}
+
+// specFields is what a user asked for.
+func specFields(s *fettlev1.JobSpec) []field {
+	yes := func(b bool, text string) string {
+		if b {
+			return text
+		}
+		return ""
+	}
+	pri := ""
+	if p := s.GetPriority(); p > 0 {
+		pri = fmt.Sprintf("%d (%s)", p, model.Band(p))
+	}
+	mem := ""
+	if m := s.GetMemMibPerNode(); m > 0 {
+		mem = render.Size(m)
+	}
+	limit := ""
+	if l := s.GetTimeLimitS(); l > 0 {
+		limit = render.Span(l)
+	}
+	begin := ""
+	if b := s.GetBeginMs(); b > 0 {
+		begin = render.Time(b)
+	}
+	n, typ := model.GPUs(s)
+	gpus := ""
+	if n > 0 {
+		gpus = gres.GPUs{Type: typ, Count: int(n)}.String() + " on each node"
+	}
+	devices := s.GetDeviceUuids()
+	for _, i := range s.GetDeviceIndexes() {
+		devices = append(devices, "cuda:"+strconv.FormatUint(uint64(i), 10))
+	}
+	set := make([]string, len(s.GetSet()))
+	for i, kv := range s.GetSet() {
+		set[i] = kv.GetKey() + "=" + kv.GetValue()
+	}
+	requeue := "after faults, " + render.Plural(uint64(model.Retries(s)), "retry")
+	if model.Retries(s) != 1 {
+		requeue = fmt.Sprintf("after faults, %d retries", model.Retries(s))
+	}
+	if s.GetNoRequeue() {
+		requeue = "never"
+	}
+	return []field{
+		{"Name", s.GetName()},
+		{"Method", s.GetMethod()},
+		{"Priority", pri},
+		{"Partition", s.GetPartition()},
+		{"Project", s.GetProject()},
+		{"Comment", s.GetComment()},
+		{"Nodes", strconv.FormatUint(uint64(max(s.GetNodes(), 1)), 10)},
+		{"GPUs", gpus},
+		{"CPUs", strconv.FormatUint(uint64(max(s.GetCpusPerNode(), 1)), 10) + " on each node"},
+		{"Memory", mem},
+		{"Only on", gres.FormatHosts(s.GetNodelist())},
+		{"Not on", gres.FormatHosts(s.GetExclude())},
+		{"Devices", strings.Join(devices, ", ")},
+		{"Time limit", limit},
+		{"Not before", begin},
+		{"Held", yes(s.GetHold(), "at submit")},
+		{"Started again", requeue},
+		{"Directory", s.GetWorkDir()},
+		{"Output", s.GetStdoutPath()},
+		{"Errors", s.GetStderrPath()},
+		{"Config", s.GetConfigPath()},
+		{"Overrides", strings.Join(set, " ")},
+		{"Arguments", quoteArgs(s.GetArgs())},
+	}
+}
+
+// quoteArgs shows arguments so that their ends can be told.
+func quoteArgs(args []string) string {
+	out := make([]string, len(args))
+	for i, a := range args {
+		if a == "" || strings.ContainsAny(a, " \t\"'\\$") {
+			a = render.Quote(a)
+		}
+		out[i] = a
+	}
+	return strings.Join(out, " ")
+}
+
+// writeJob prints everything about a job.
+func (c *call) writeJob(w io.Writer, j *fettlev1.Job, now time.Time) error {
+	fmt.Fprintln(w, c.env.Out.Paint(render.Bold, "Job "+strconv.FormatUint(j.GetId(), 10)))
+	state := model.StateName(j.GetState())
+	if j.GetReason() != fettlev1.Reason_REASON_UNSPECIFIED {
+		state += " (" + model.ReasonText(j.GetReason()) + ")"
+	}
+	fs := []field{
+		{"User", fmt.Sprintf("%s (uid %d)", j.GetUser(), j.GetUid())},
+		{"State", state},
+		{"Detail", j.GetDetail()},
+		{"Submitted", render.Time(j.GetSubmitMs())},
+	}
+	if j.GetStartMs() > 0 {
+		fs = append(fs, field{"Started", render.Time(j.GetStartMs())})
+	}
+	if j.GetEndMs() > 0 {
+		fs = append(fs, field{"Ended", render.Time(j.GetEndMs())})
+	}
+	if j.GetStartMs() > 0 {
+		fs = append(fs, field{"Ran", render.Span(elapsed(j, now))})
+	}
+	if model.Terminal(j.GetState()) {
+		fs = append(fs, field{"Exit status", strconv.Itoa(int(j.GetExitCode()))})
+	}
+	if p := j.GetProgress(); p.GetTotalSteps() > 0 {
+		s := fmt.Sprintf("step %d of %d", p.GetStep(), p.GetTotalSteps())
+		if p.Loss != nil {
+			s += ", loss " + render.Number(p.GetLoss())
+		}
+		if p.GetRemainingS() >= 0 && !model.Terminal(j.GetState()) {
+			s += ", " + render.Span(p.GetRemainingS()) + " left"
+		}
+		fs = append(fs, field{"Progress", s})
+	}
+	if j.GetCancelRequested() {
+		fs = append(fs, field{"Cancelled", "yes, its processes are being ended"})
+	}
+	writeFields(w, append(fs, specFields(j.GetSpec())...))
+	if len(j.GetAttempts()) == 0 {
+		return nil
+	}
+	t := render.NewTable(render.Column{Title: "ATTEMPT", Right: true}, render.Column{Title: "START"}, render.Column{Title: "RAN", Right: true},
+		render.Column{Title: "NODES", Shrink: 8}, render.Column{Title: "OUTCOME"}, render.Column{Title: "EXIT", Right: true}, render.Column{Title: "DETAIL", Shrink: 12, OmitEmpty: true})
+	for _, a := range j.GetAttempts() {
+		attemptRow(t, a, now)
+	}
+	return t.Write(w, c.env.Out)
+}
+
+func attemptRow(t *render.Table, a *fettlev1.Attempt, now time.Time) {
+	num(t, uint64(a.GetNumber()))
+	t.Text(render.Time(a.GetStartMs()))
+	switch {
+	case a.GetStartMs() == 0:
+		t.Text("-")
+	case a.GetEndMs() > 0:
+		span(t, max((a.GetEndMs()-a.GetStartMs())/1000, 1))
+	default:
+		span(t, max((now.UnixMilli()-a.GetStartMs())/1000, 1))
+	}
+	names := make([]string, len(a.GetNodes()))
+	exit := "-"
+	for i, n := range a.GetNodes() {
+		names[i] = n.GetNode()
+		if e := n.GetExit(); e != nil && (exit == "-" || exit == "0") {
+			exit = exitWords(e)
+		}
+	}
+	t.Text(gres.FormatHosts(names))
+	outcome := "-"
+	if a.GetOutcome() != fettlev1.JobState_JOB_STATE_UNSPECIFIED {
+		outcome = model.StateName(a.GetOutcome())
+		if a.GetReason() != fettlev1.Reason_REASON_UNSPECIFIED {
+			outcome += " (" + model.ReasonText(a.GetReason()) + ")"
+		}
+	}
+	t.Styled(stateStyle(a.GetOutcome()), outcome)
+	t.Text(exit)
+	t.Text(a.GetDetail())
+}
+
+// exitWords is how a node's part ended: a status, a signal, or why there is neither.
+func exitWords(e *fettlev1.Exit) string {
+	switch {
+	case e.GetNeverStarted():
+		return "not started"
+	case e.GetSignal() > 0:
+		return signalName(int(e.GetSignal()))
+	}
+	return strconv.Itoa(int(e.GetCode()))
+}

@@ -1,0 +1,113 @@
+package command
+
+import (
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/fettle-hpc/fettle/client/render"
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/gres"
+	"github.com/fettle-hpc/fettle/proto/model"
+)
+
+// selectFlags pick jobs. All that are given must hold; values in a list are alternatives.
+func selectFlags() []*flag {
+	const group = "Selection"
+	return []*flag{
+		{name: "user", short: "u", arg: "USER,...", repeat: true, help: "jobs of these users", group: group},
+		{name: "me", help: "jobs of your own", group: group},
+		{name: "states", short: "t", arg: "STATE,...", repeat: true, help: "jobs in these states: PD, R, CG, CD, F, CA, TO, OOM, NF or their names, or all", group: group},
+		{name: "name", short: "n", arg: "NAME,...", repeat: true, help: "jobs with these names", group: group},
+		{name: "partition", short: "p", arg: "NAME,...", repeat: true, help: "jobs in these partitions", group: group},
+		{name: "project", short: "A", arg: "NAME,...", repeat: true, help: "jobs of these projects", group: group},
+		{name: "nodelist", short: "w", arg: "LIST", repeat: true, help: "jobs on any of these nodes, for example gpu[01-04]", group: group},
+	}
+}
+
+// selector reads the selection flags. any reports whether one was given.
+func (c *call) selector() (sel *fettlev1.JobSelector, any bool, err error) {
+	sel = &fettlev1.JobSelector{}
+	for _, list := range []struct {
+		name string
+		into *[]string
+	}{{"user", &sel.Users}, {"name", &sel.Names}, {"partition", &sel.Partitions}, {"project", &sel.Projects}} {
+		for _, g := range c.all(list.name) {
+			any = true
+			for v := range strings.SplitSeq(g.value, ",") {
+				if v = strings.TrimSpace(v); v == "" {
+					return nil, false, g.bad("has an empty item", "use a list such as A,B")
+				}
+				if len(v) > model.MaxUser {
+					return nil, false, g.bad("has an item longer than "+strconv.Itoa(model.MaxUser)+" bytes", "")
+				}
+				*list.into = append(*list.into, v)
+			}
+		}
+	}
+	if c.on("me") {
+		any = true
+		name, err := currentUser()
+		if err != nil {
+			return nil, false, err
+		}
+		sel.Users = append(sel.Users, name)
+	}
+	for _, g := range c.all("states") {
+		any = true
+		for v := range strings.SplitSeq(g.value, ",") {
+			if strings.EqualFold(strings.TrimSpace(v), "all") {
+				sel.States = append(sel.States, model.States()...)
+				continue
+			}
+			s, ferr := model.ParseState(v)
+			if ferr != nil {
+				return nil, false, g.bad(ferr.Problem, ferr.Remedy)
+			}
+			if !slices.Contains(sel.States, s) {
+				sel.States = append(sel.States, s)
+			}
+		}
+	}
+	for _, g := range c.all("nodelist") {
+		any = true
+		names, err := gres.ExpandHosts(g.value)
+		if err != nil {
+			return nil, false, g.wrap(err)
+		}
+		sel.Nodes = append(sel.Nodes, names...)
+	}
+	return sel, any, nil
+}
+
+// wrap makes a usage error of what package gres says about a flag's value.
+func (g given) wrap(err error) error {
+	return usagef(gres.Rename(err, g.written).Error(), "")
+}
+
+// jobIDs reads job numbers and ranges from arguments.
+func jobIDs(args []string) ([]uint64, error) {
+	var ids []uint64
+	for _, a := range args {
+		list, err := gres.ParseJobIDs(a)
+		if err != nil {
+			return nil, usagef(gres.Rename(err, "job").Error(), "")
+		}
+		ids = append(ids, list...)
+	}
+	if len(ids) > gres.MaxJobIDs {
+		return nil, usagef("more than "+render.Count(gres.MaxJobIDs)+" jobs are named", "name fewer, or use -u, -t or -n")
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// currentUser is the name of the user that runs the command; of the effective one, as the controller sees it.
+func currentUser() (string, error) {
+	u, err := user.Current()
+	if err != nil {
+		return "", err
+	}
+	return u.Username, nil
+}

@@ -1,0 +1,274 @@
+package command
+
+import (
+	"errors"
+	"math"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fettle-hpc/fettle/client/jobscript"
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/gres"
+	"github.com/fettle-hpc/fettle/proto/model"
+	"github.com/fettle-hpc/fettle/proto/trainconfig"
+)
+
+// defaultOutput is where output goes when nothing else is asked for, in the job's directory.
+const defaultOutput = "fettle-%j.out"
+
+// specBuilder makes a job's specification of a file and its merged options.
+type specBuilder struct {
+	env      *Env
+	file     *jobscript.File
+	options  []jobscript.Option
+	args     []string
+	warnings []string
+}
+
+func (b *specBuilder) build() (*fettlev1.JobSpec, error) {
+	cwd, err := b.env.Getwd()
+	if err != nil {
+		return nil, errors.New("the current directory cannot be found; change to one that exists")
+	}
+	s := &fettlev1.JobSpec{Name: jobName(b.file), WorkDir: cwd, StdoutPath: defaultOutput, Args: b.args}
+	export := jobscript.Export{All: true}
+	for _, o := range b.options {
+		if err := b.apply(s, o, cwd, &export); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.gpus(s); err != nil {
+		return nil, err
+	}
+	if err := b.payload(s, cwd); err != nil {
+		return nil, err
+	}
+	s.Env = b.environment(export)
+	if !utf8.ValidString(s.WorkDir) {
+		return nil, errors.New("the current directory's name is not valid UTF-8; submit from another one or use --chdir")
+	}
+	check := proto.Clone(s).(*fettlev1.JobSpec)
+	model.NormalizeSpec(check)
+	if err := model.ValidateSpec(check); err != nil {
+		return nil, b.locate(err)
+	}
+	return s, nil
+}
+
+// jobName is a job's name when none was given: the file's, without the ending of a config.
+func jobName(f *jobscript.File) string {
+	name := filepath.Base(f.Name)
+	if f.Kind == jobscript.KindYAML {
+		if ext := filepath.Ext(name); strings.EqualFold(ext, ".yaml") || strings.EqualFold(ext, ".yml") {
+			name = strings.TrimSuffix(name, ext)
+		}
+	}
+	name = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == utf8.RuneError {
+			return '_'
+		}
+		return r
+	}, name)
+	for len(name) > model.MaxName {
+		_, n := utf8.DecodeLastRuneInString(name)
+		name = name[:len(name)-n]
+	}
+	return name
+}
+
+// apply puts one option into the specification. Values were checked by package jobscript.
+func (b *specBuilder) apply(s *fettlev1.JobSpec, o jobscript.Option, cwd string, export *jobscript.Export) error {
+	v := o.Value
+	number := func(bits int) uint32 {
+		n, err := strconv.ParseUint(v, 10, bits)
+		if err != nil {
+			return math.MaxUint32
+		}
+		return uint32(n)
+	}
+	var err error
+	switch o.Name {
+	case jobscript.OptJobName:
+		s.Name = v
+	case jobscript.OptMethod:
+		s.Method = v
+	case jobscript.OptPriority:
+		s.Priority = number(32)
+	case jobscript.OptPartition:
+		s.Partition = v
+	case jobscript.OptProject:
+		s.Project = v
+	case jobscript.OptComment:
+		s.Comment = v
+	case jobscript.OptNodes:
+		s.Nodes = number(32)
+	case jobscript.OptCPUs:
+		s.CpusPerNode = number(32)
+	case jobscript.OptMem:
+		s.MemMibPerNode, err = gres.ParseSize(v)
+	case jobscript.OptNodelist:
+		s.Nodelist, err = gres.ExpandHosts(v)
+	case jobscript.OptExclude:
+		s.Exclude, err = gres.ExpandHosts(v)
+	case jobscript.OptDevice:
+		var d gres.Devices
+		if d, err = gres.ParseDevices(v); err == nil {
+			s.DeviceUuids = d.UUIDs
+			for _, i := range d.Indexes {
+				s.DeviceIndexes = append(s.DeviceIndexes, uint32(i))
+			}
+		}
+	case jobscript.OptTime:
+		var d time.Duration
+		if d, err = gres.ParseTimeLimit(v); err == nil {
+			s.TimeLimitS = limitSeconds(d)
+		}
+	case jobscript.OptBegin:
+		var at time.Time
+		now := b.env.Now()
+		if at, err = gres.ParseBegin(v, now, time.Local); err == nil && at.After(now) {
+			s.BeginMs = at.UnixMilli()
+		}
+	case jobscript.OptHold:
+		s.Hold = v == "true"
+	case jobscript.OptRequeue:
+		s.NoRequeue = v == "false"
+	case jobscript.OptRetries:
+		n := number(32)
+		s.Retries = &n
+	case jobscript.OptKillGrace:
+		var d time.Duration
+		if d, err = gres.ParseDuration(v); err == nil {
+			if s.KillGraceS = int64(d / time.Second); s.KillGraceS == 0 {
+				return o.Refuse("is zero", "use at least 1s")
+			}
+		}
+	case jobscript.OptChdir:
+		s.WorkDir = v
+		if !filepath.IsAbs(v) {
+			s.WorkDir = filepath.Join(cwd, v)
+		}
+	case jobscript.OptOutput:
+		s.StdoutPath = v
+	case jobscript.OptError:
+		s.StderrPath = v
+	case jobscript.OptOpenMode:
+		s.TruncateOutput = v == "truncate"
+	case jobscript.OptExport:
+		*export, err = jobscript.ParseExport(v)
+	case jobscript.OptSet:
+		key, value, _ := strings.Cut(v, "=")
+		s.Set = append(s.Set, &fettlev1.KeyValue{Key: key, Value: value})
+	}
+	if err != nil {
+		return o.Wrap(err)
+	}
+	return nil
+}
+
+// limitSeconds turns a time limit into seconds; "unlimited" is the longest that there is.
+func limitSeconds(d time.Duration) int64 {
+	if d == gres.Unlimited {
+		return model.MaxTimeLimitS
+	}
+	return int64(d / time.Second)
+}
+
+// gpus works out the GPUs of each node.
+func (b *specBuilder) gpus(s *fettlev1.JobSpec) error {
+	nodes := int(max(s.GetNodes(), 1))
+	var want gres.GPUs
+	for _, o := range b.options {
+		var err error
+		switch o.Name {
+		case jobscript.OptGPUs:
+			if want, err = gres.ParseGPUs(o.Value); err == nil {
+				want, err = want.Split(nodes)
+			}
+		case jobscript.OptGRES:
+			want, err = gres.ParseGRES(o.Value)
+		}
+		if err != nil {
+			return o.Wrap(err)
+		}
+	}
+	pins := len(s.GetDeviceIndexes()) + len(s.GetDeviceUuids())
+	if want.Count == 0 && pins > 0 {
+		want.Count = pins
+	}
+	if want.Count > 0 {
+		s.GpusPerNode = &fettlev1.GPURequest{Type: want.Type, Count: uint32(want.Count)}
+	}
+	return nil
+}
+
+// payload puts the file into the specification and settles the method.
+func (b *specBuilder) payload(s *fettlev1.JobSpec, cwd string) error {
+	if b.file.Kind == jobscript.KindScript {
+		if len(s.GetSet()) > 0 {
+			return b.refuse(jobscript.OptSet, "overrides keys of a training config, but "+show(b.file.Name)+" is a script", "pass arguments to the script instead")
+		}
+		if s.GetMethod() != "" && s.GetMethod() != model.MethodScript {
+			return b.refuse(jobscript.OptMethod, "needs a training config, but "+show(b.file.Name)+" is a script", "leave the method out, or submit a CONFIG.yaml")
+		}
+		s.Method, s.Script = model.MethodScript, b.file.Data
+		return nil
+	}
+	if s.GetMethod() == model.MethodScript {
+		return b.refuse(jobscript.OptMethod, "runs a script, but "+show(b.file.Name)+" is a training config", "leave the method out")
+	}
+	s.Config = b.file.Data
+	if b.file.Name != "stdin" {
+		s.ConfigPath = b.file.Name
+		if !filepath.IsAbs(s.ConfigPath) {
+			s.ConfigPath = filepath.Join(cwd, s.ConfigPath)
+		}
+	}
+	if s.GetMethod() == "" {
+		method, err := trainconfig.Method(b.file.Data, s.GetSet())
+		if err != nil {
+			return &fileError{b.file.Name, err}
+		}
+		s.Method = method
+	}
+	return nil
+}
+
+// refuse refuses the option called name where it was written.
+func (b *specBuilder) refuse(name, problem, remedy string) error {
+	if o, ok := jobscript.Find(b.options, name); ok {
+		return o.Refuse(problem, remedy)
+	}
+	return usagef("--"+name+": "+problem, remedy)
+}
+
+// locate says where the option that a check refused was written.
+func (b *specBuilder) locate(e *model.FieldError) error {
+	name := e.Field
+	if name == "gpus" {
+		if _, ok := jobscript.Find(b.options, jobscript.OptGPUs); !ok {
+			name = jobscript.OptGRES
+		}
+	}
+	if o, ok := jobscript.Find(b.options, name); ok && o.Name != jobscript.OptSet && o.Name != jobscript.OptExport {
+		return o.Refuse(strings.TrimPrefix(e.Problem, gres.Quote(o.Value)+" "), e.Remedy)
+	}
+	if e.Field == "script" || e.Field == "config" {
+		return &fileError{b.file.Name, errors.New(strings.TrimPrefix(e.Error(), e.Field+": "))}
+	}
+	return e
+}
+
+// fileError is an error about a file's contents.
+type fileError struct {
+	name string
+	err  error
+}
+
+func (e *fileError) Error() string { return show(e.name) + ": " + e.err.Error() }
+func (e *fileError) Unwrap() error { return e.err }

@@ -1,0 +1,231 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options are what Up is asked for.
+type Options struct {
+	// Dir holds the cluster.
+	Dir string
+	// BinDir holds fettle-ctld and fettle-noded.
+	BinDir string
+	// Controllers and Nodes are how many there shall be; 0 means as many as there are, or 3 and 1 for a new cluster.
+	Controllers, Nodes int
+	// Settings change what node daemons are told; nil fields stay as they are.
+	GPUs      *int
+	GPUType   *string
+	CPUs      *int
+	MemoryMiB *int64
+	Engine    *string
+	// Timeout bounds the wait for the cluster to be up; 0 means a minute.
+	Timeout time.Duration
+	// Environ is the daemons' environment.
+	Environ []string
+	// Say is told what happens, one line at a time; may be nil.
+	Say func(string)
+}
+
+// Cluster is a cluster in a directory, held under its lock.
+type Cluster struct {
+	dir  string
+	st   *state
+	lock *os.File
+}
+
+// Open takes the cluster in dir under its lock. Close it after use.
+func Open(ctx context.Context, dir string) (*Cluster, error) {
+	if _, err := load(dir); err != nil {
+		return nil, err
+	}
+	c, err := lockDir(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	if c.st, err = load(dir); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// lockDir takes the lock of a directory that is there.
+func lockDir(ctx context.Context, dir string) (*Cluster, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return &Cluster{dir: dir, lock: f}, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			f.Close()
+			return nil, fmt.Errorf("%s: another fettle up or down is at work; wait for it", dir)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// Close gives the lock back. The daemons go on.
+func (c *Cluster) Close() { c.lock.Close() }
+
+// Controllers are the client addresses.
+func (c *Cluster) Controllers() []string {
+	out := make([]string, len(c.st.Controllers))
+	for i, ct := range c.st.Controllers {
+		out[i] = ct.ClientAddr
+	}
+	return out
+}
+
+// plan checks the options against what there is and adds what shall be new.
+func (c *Cluster) plan(o Options) error {
+	fresh := c.st == nil
+	if fresh {
+		c.st = &state{Version: stateVersion, Settings: Settings{GPUs: -1}}
+	}
+	st := c.st
+	want := func(asked, have, standard int) int {
+		switch {
+		case asked > 0:
+			return asked
+		case fresh:
+			return standard
+		}
+		return have
+	}
+	controllers, nodes := want(o.Controllers, len(st.Controllers), 3), want(o.Nodes, len(st.Nodes), 1)
+	switch {
+	case controllers > MaxControllers || controllers%2 == 0:
+		return fmt.Errorf("controllers %d: must be 1, 3, 5 or 7; with an even number no more may fail than with one fewer", controllers)
+	case nodes > MaxNodes:
+		return fmt.Errorf("nodes %d: more than %d; ask for fewer", nodes, MaxNodes)
+	case controllers < len(st.Controllers):
+		return fmt.Errorf("controllers %d: the cluster in %s has %d; start anew with fettle down --wipe, or keep them", controllers, c.dir, len(st.Controllers))
+	case nodes < len(st.Nodes):
+		return fmt.Errorf("nodes %d: the cluster in %s has %d; start anew with fettle down --wipe, or keep them", nodes, c.dir, len(st.Nodes))
+	}
+	for i := len(st.Controllers); i < controllers; i++ {
+		ports, err := freePorts(2, 7100+10*i)
+		if err != nil {
+			return err
+		}
+		st.Controllers = append(st.Controllers, controller{Name: fmt.Sprintf("c%d", i+1),
+			ClientAddr: fmt.Sprintf("127.0.0.1:%d", ports[0]), RaftAddr: fmt.Sprintf("127.0.0.1:%d", ports[1])})
+	}
+	for i := len(st.Nodes); i < nodes; i++ {
+		st.Nodes = append(st.Nodes, node{Name: fmt.Sprintf("n%d", i+1)})
+	}
+	set(&st.Settings.GPUs, o.GPUs)
+	set(&st.Settings.GPUType, o.GPUType)
+	set(&st.Settings.CPUs, o.CPUs)
+	set(&st.Settings.MemoryMiB, o.MemoryMiB)
+	set(&st.Settings.Engine, o.Engine)
+	if st.Settings.GPUs < 0 && st.Settings.GPUType != "" {
+		return errors.New("gpu-type: names a type but no number of GPUs is declared; add --gpus N")
+	}
+	return nil
+}
+
+func set[T any](into *T, v *T) {
+	if v != nil {
+		*into = *v
+	}
+}
+
+// config writes a daemon's config file and reports whether it changed.
+func (c *Cluster) config(name, text string) (changed bool, err error) {
+	home := filepath.Join(c.dir, name)
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return false, err
+	}
+	path := filepath.Join(home, "config.toml")
+	old, err := os.ReadFile(path)
+	if err == nil && string(old) == text {
+		return false, nil
+	}
+	return true, writeFile(path, []byte(text))
+}
+
+func (c *Cluster) controllerConfig(ct controller) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Written by fettle up.\nname = %s\ndata_dir = %s\nclient_addr = %s\nraft_addr = %s\n",
+		quote(ct.Name), quote(filepath.Join(c.dir, ct.Name, "data")), quote(ct.ClientAddr), quote(ct.RaftAddr))
+	return b.String()
+}
+
+func (c *Cluster) nodeConfig(i int) string {
+	n, s := c.st.Nodes[i], c.st.Settings
+	addrs := c.Controllers()
+	for k := range addrs {
+		addrs[k] = quote(addrs[k])
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Written by fettle up.\nname = %s\nstate_dir = %s\ncontrollers = [%s]\n",
+		quote(n.Name), quote(filepath.Join(c.dir, n.Name, "state")), strings.Join(addrs, ", "))
+	switch {
+	case s.GPUs > 0 && s.GPUType != "":
+		fmt.Fprintf(&b, "gres = %s\n", quote(fmt.Sprintf("gpu:%s:%d", s.GPUType, s.GPUs)))
+	case s.GPUs > 0:
+		fmt.Fprintf(&b, "gres = %s\n", quote(fmt.Sprintf("gpu:%d", s.GPUs)))
+	case s.GPUs == 0 || i > 0:
+		// Two nodes of one machine must not both find the same cards.
+		b.WriteString("gres = \"none\"\n")
+	}
+	if s.CPUs > 0 {
+		fmt.Fprintf(&b, "cpus = %d\n", s.CPUs)
+	}
+	if s.MemoryMiB > 0 {
+		fmt.Fprintf(&b, "memory = %s\n", quote(fmt.Sprintf("%dM", s.MemoryMiB)))
+	}
+	if s.Engine != "" {
+		fmt.Fprintf(&b, "engine = %s\n", quote(s.Engine))
+	}
+	return b.String()
+}
+
+// quote writes a TOML string.
+func quote(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < 0x20 || r == 0x7f:
+			fmt.Fprintf(&b, "\\u%04x", r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// environ is the environment for daemons: the caller's, without what belongs to a job or to a client.
+func environ(env []string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return strings.HasPrefix(name, "FETTLE_")
+	})
+}

@@ -1,0 +1,181 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/fettle-hpc/fettle/client/api"
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+)
+
+// Times that Down gives.
+const (
+	termLimit = 10 * time.Second
+	killLimit = 5 * time.Second
+	// jobLimit is how long jobs may take to end beyond their own grace times.
+	jobLimit = 45 * time.Second
+)
+
+// activeStates are those in which a job holds resources.
+var activeStates = []fettlev1.JobState{
+	fettlev1.JobState_JOB_STATE_DISPATCHING, fettlev1.JobState_JOB_STATE_RUNNING, fettlev1.JobState_JOB_STATE_COMPLETING,
+	fettlev1.JobState_JOB_STATE_FENCING, fettlev1.JobState_JOB_STATE_SUSPENDED,
+}
+
+// Running answers which jobs hold resources. known is false when no controller could say.
+func (c *Cluster) Running(ctx context.Context) (ids []uint64, known bool) {
+	alive := false
+	for _, ct := range c.st.Controllers {
+		if _, ok := recorded(c.dir, ct.Name); ok {
+			alive = true
+		}
+	}
+	if !alive || len(c.st.Controllers) == 0 {
+		return nil, false
+	}
+	cl, err := quickClient(c.Controllers()...)
+	if err != nil {
+		return nil, false
+	}
+	defer cl.Close()
+	err = cl.ListJobs(ctx, &fettlev1.ListJobsRequest{Select: &fettlev1.JobSelector{States: activeStates}}, func(_ *fettlev1.Header, jobs []*fettlev1.Job) error {
+		for _, j := range jobs {
+			ids = append(ids, j.GetId())
+		}
+		return nil
+	})
+	return ids, err == nil
+}
+
+// CancelJobs cancels jobs and waits until they have ended.
+func (c *Cluster) CancelJobs(ctx context.Context, ids []uint64) error {
+	cl, err := api.New(api.Config{Controllers: c.Controllers(), UserAgent: "fettle-down"})
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	req := &fettlev1.CancelJobsRequest{RequestId: api.NewRequestID(), Select: &fettlev1.JobSelector{Ids: ids}}
+	if _, err := api.Do(ctx, cl, api.Write, func(ctx context.Context, s fettlev1.ControllerServiceClient) (*fettlev1.JobActionResponse, error) {
+		return s.CancelJobs(ctx, req)
+	}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, jobLimit)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left, known := c.Running(ctx)
+		left = slices.DeleteFunc(left, func(id uint64) bool { return !slices.Contains(ids, id) })
+		if known && len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			if known {
+				return fmt.Errorf("job %d has not ended after %s; see fctl show job %d, or leave it with --keep-jobs", left[0], jobLimit, left[0])
+			}
+			return fmt.Errorf("the controllers do not answer, so it is not known whether the jobs have ended")
+		case <-tick.C:
+		}
+	}
+}
+
+// Down ends all daemons: nodes first, then controllers. It returns the names of those that it ended.
+func (c *Cluster) Down(say func(string)) (ended []string, err error) {
+	var names []string
+	for _, n := range c.st.Nodes {
+		names = append(names, n.Name)
+	}
+	if ended, err = endAll(c.dir, names, say); err != nil {
+		return ended, err
+	}
+	names = names[:0]
+	for _, ct := range c.st.Controllers {
+		names = append(names, ct.Name)
+	}
+	more, err := endAll(c.dir, names, say)
+	return append(ended, more...), err
+}
+
+// endAll ends daemons side by side.
+func endAll(dir string, names []string, say func(string)) (ended []string, err error) {
+	ids := make(map[string]identity)
+	for _, name := range names {
+		id, ok := recorded(dir, name)
+		if !ok {
+			_ = os.Remove(pidFile(dir, name))
+			continue
+		}
+		if _, err := id.signal(syscall.SIGTERM); err != nil {
+			return nil, fmt.Errorf("%s (pid %d) cannot be ended: %w", name, id.pid, err)
+		}
+		ids[name] = id
+	}
+	for _, name := range names {
+		id, ok := ids[name]
+		if !ok {
+			continue
+		}
+		if err := finish(id, name, termLimit); err != nil {
+			return ended, err
+		}
+		_ = os.Remove(pidFile(dir, name))
+		say("ended " + name + ", pid " + fmt.Sprint(id.pid))
+		ended = append(ended, name)
+	}
+	return ended, nil
+}
+
+// end asks one daemon to end and sees to it that it does.
+func end(id identity, name string, limit time.Duration) error {
+	if _, err := id.signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("%s (pid %d) cannot be ended: %w", name, id.pid, err)
+	}
+	return finish(id, name, limit)
+}
+
+// finish waits for a daemon that was asked to end, and kills it when it does not.
+func finish(id identity, name string, limit time.Duration) error {
+	if id.gone(limit) {
+		return nil
+	}
+	if _, err := id.signal(syscall.SIGKILL); err != nil {
+		return fmt.Errorf("%s (pid %d) cannot be killed: %w", name, id.pid, err)
+	}
+	if !id.gone(killLimit) {
+		return fmt.Errorf("%s (pid %d) does not end, not even by SIGKILL; see what it waits for in /proc/%d/stack", name, id.pid, id.pid)
+	}
+	return nil
+}
+
+// Wipe removes everything of a cluster whose daemons have ended.
+func (c *Cluster) Wipe() error {
+	for _, name := range c.names() {
+		if id, ok := recorded(c.dir, name); ok {
+			return fmt.Errorf("%s (pid %d) still runs", name, id.pid)
+		}
+	}
+	for _, name := range c.names() {
+		if err := os.RemoveAll(filepath.Join(c.dir, name)); err != nil {
+			return err
+		}
+	}
+	return os.Remove(filepath.Join(c.dir, stateFile))
+}
+
+func (c *Cluster) names() []string {
+	var out []string
+	for _, ct := range c.st.Controllers {
+		out = append(out, ct.Name)
+	}
+	for _, n := range c.st.Nodes {
+		out = append(out, n.Name)
+	}
+	return out
+}

@@ -1,0 +1,160 @@
+package local
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+)
+
+// stateFile is the file in the directory that says what the cluster consists of.
+const stateFile = "cluster.json"
+
+// stateVersion is the layout of the state file.
+const stateVersion = 1
+
+// Limits on a local cluster.
+const (
+	MaxControllers = 7
+	MaxNodes       = 64
+)
+
+// state is what the cluster consists of. It changes only when something is added.
+type state struct {
+	Version     int          `json:"version"`
+	Controllers []controller `json:"controllers"`
+	Nodes       []node       `json:"nodes"`
+	Settings    Settings     `json:"settings"`
+}
+
+type controller struct {
+	Name       string `json:"name"`
+	ClientAddr string `json:"client_addr"`
+	RaftAddr   string `json:"raft_addr"`
+	// Joined is set once it was seen as a voter.
+	Joined bool `json:"joined"`
+}
+
+type node struct {
+	Name string `json:"name"`
+}
+
+// Settings are what node daemons are told.
+type Settings struct {
+	// GPUs is how many GPUs each node declares; -1 to detect them.
+	GPUs int `json:"gpus"`
+	// GPUType is the declared GPUs' type; may be empty.
+	GPUType string `json:"gpu_type,omitempty"`
+	// CPUs and MemoryMiB are what each node offers; 0 means what the machine has.
+	CPUs      int   `json:"cpus,omitempty"`
+	MemoryMiB int64 `json:"memory_mib,omitempty"`
+	// Engine is the trainer's command; empty means the daemon's own default.
+	Engine string `json:"engine,omitempty"`
+}
+
+// DefaultDir is where a user's local cluster lives: $FETTLE_STATE_DIR, else $XDG_STATE_HOME/fettle, else
+// ~/.local/state/fettle.
+func DefaultDir(getenv func(string) string) (string, error) {
+	if dir := getenv("FETTLE_STATE_DIR"); dir != "" {
+		if !filepath.IsAbs(dir) {
+			return "", fmt.Errorf("FETTLE_STATE_DIR: %q is not an absolute path; start it with /", dir)
+		}
+		return filepath.Clean(dir), nil
+	}
+	dir := getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(dir) {
+		home := getenv("HOME")
+		if !filepath.IsAbs(home) {
+			return "", errors.New("HOME is not set, so there is no place for the cluster's state; set it, or use --dir")
+		}
+		dir = filepath.Join(home, ".local", "state")
+	}
+	return filepath.Join(dir, "fettle"), nil
+}
+
+// Controllers answers the client addresses of the cluster in dir, nil when there is none.
+func Controllers(dir string) []string {
+	st, err := load(dir)
+	if err != nil {
+		return nil
+	}
+	out := make([]string, len(st.Controllers))
+	for i, c := range st.Controllers {
+		out[i] = c.ClientAddr
+	}
+	return out
+}
+
+// errNoCluster says that dir holds no cluster.
+var errNoCluster = errors.New("there is no cluster")
+
+// load reads the state of dir; errNoCluster when there is none.
+func load(dir string) (*state, error) {
+	path := filepath.Join(dir, stateFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w in %s; make one with fettle up", errNoCluster, dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	st := &state{}
+	if err := json.Unmarshal(data, st); err != nil {
+		return nil, fmt.Errorf("%s: is damaged (%v); end the daemons by hand, remove the directory and run fettle up again", path, err)
+	}
+	if st.Version != stateVersion {
+		return nil, fmt.Errorf("%s: is of version %d, this fettle knows %d; use the fettle that made it", path, st.Version, stateVersion)
+	}
+	return st, nil
+}
+
+// save writes the state of dir: all of it or nothing.
+func (st *state) save(dir string) error {
+	data, err := json.MarshalIndent(st, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, stateFile), append(data, '\n'))
+}
+
+// writeFile replaces a file in one step.
+func writeFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if _, err := f.Write(data); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// freePorts finds n free TCP ports of the loopback interface, first of all want when they are free.
+func freePorts(n, want int) ([]int, error) {
+	var open []net.Listener
+	defer func() {
+		for _, l := range open {
+			l.Close()
+		}
+	}()
+	ports := make([]int, 0, n)
+	for i := range n {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", want+i))
+		if err != nil {
+			if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+				return nil, fmt.Errorf("no free port: %w", err)
+			}
+		}
+		open = append(open, l)
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
