@@ -118,11 +118,12 @@ func Profile(name string) string {
 	return ""
 }
 
-// instanceType joins a card's type and an instance's shape: "h100-1g.10gb". A plus in a shape becomes a dot.
+// instanceType joins a card's type and an instance's shape: "h100-1g.10gb". A plus in a shape becomes a dot; an instance of
+// no known shape is "h100-mig".
 func instanceType(card, shape string) string {
-	typ, err := gres.ParseType(card + "-" + strings.ReplaceAll(shape, "+", "."))
-	if err != nil {
-		return card + "-mig"
+	if typ, err := gres.ParseType(card + "-" + strings.ReplaceAll(shape, "+", ".")); err == nil && shape != "" {
+		return typ
 	}
-	return typ
+	const suffix = "-mig"
+	return card[:min(len(card), gres.MaxTypeLen-len(suffix))] + suffix
 }

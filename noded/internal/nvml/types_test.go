@@ -92,7 +92,7 @@ func TestProfile(t *testing.T) {
 		if got != want[0] {
 			t.Errorf("Profile(%q) = %q, want %q", name, got, want[0])
 		}
-		if typ := instanceType("a100", got); got != "" && typ != want[1] {
+		if typ := instanceType("a100", got); typ != want[1] {
 			t.Errorf("type of %q = %q, want %q", name, typ, want[1])
 		}
 	}
@@ -107,8 +107,9 @@ func FuzzType(f *testing.F) {
 		if plain, err := gres.ParseType(typ); err != nil || plain != typ {
 			t.Fatalf("Type(%q) = %q: %v", name, typ, err)
 		}
-		if typ := instanceType(typ, Profile(name)); typ == "" {
-			t.Fatalf("empty type of an instance of %q", name)
+		part := instanceType(typ, Profile(name))
+		if plain, err := gres.ParseType(part); err != nil || plain != part {
+			t.Fatalf("type %q of an instance of %q: %v", part, name, err)
 		}
 	})
 }
