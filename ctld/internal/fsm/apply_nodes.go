@@ -80,7 +80,7 @@ func inSession(t *state.Txn, name string, session uint64) (*state.Node, *model.F
 	switch {
 	case n == nil:
 		return nil, noNode(name)
-	case n.Session != session && !bugFenceNotChecked:
+	case session == 0 || n.Session != session && !bugFenceNotChecked:
 		return nil, conflict("session", "%d of node %s is over, the newest is %d", session, name, n.Session)
 	}
 	return t.EditNode(name), nil

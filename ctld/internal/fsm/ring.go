@@ -3,7 +3,7 @@ package fsm
 import "bytes"
 
 // hashesKept is how many log entries back a hash checkpoint can be compared.
-const hashesKept = 16_384
+const hashesKept = 4096
 
 // hashRing remembers the state's hash after each of the newest entries.
 type hashRing struct {

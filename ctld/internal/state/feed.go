@@ -46,15 +46,16 @@ type feed struct {
 	mu   sync.Mutex
 	subs map[*Subscription]struct{}
 
+	// ring grows up to keep events; then next is the oldest, which the next event replaces.
 	ring []*fettlev1.Event
-	// next is where the next event goes; count is how many are held.
-	next, count int
+	keep int
+	next int
 	// floor is the index up to which events may be missing, newest that of the last batch.
 	floor, newest uint64
 }
 
 func newFeed(keep int) *feed {
-	return &feed{subs: make(map[*Subscription]struct{}), ring: make([]*fettlev1.Event, keep)}
+	return &feed{subs: make(map[*Subscription]struct{}), keep: keep}
 }
 
 func (f *feed) subscribe(buffer int) *Subscription {
@@ -70,13 +71,13 @@ func (f *feed) publish(c *ChangeSet) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, e := range c.Events {
-		if f.count == len(f.ring) {
-			f.floor = max(f.floor, f.ring[f.next].GetIndex())
-		} else {
-			f.count++
+		if len(f.ring) < f.keep {
+			f.ring = append(f.ring, e)
+			continue
 		}
+		f.floor = max(f.floor, f.ring[f.next].GetIndex())
 		f.ring[f.next] = e
-		f.next = (f.next + 1) % len(f.ring)
+		f.next = (f.next + 1) % f.keep
 	}
 	f.newest = max(f.newest, c.Index)
 	if len(c.Jobs) == 0 && len(c.Nodes) == 0 && !c.Policy && !c.Servers {
@@ -105,8 +106,7 @@ func (f *feed) send(c *ChangeSet) {
 func (f *feed) replaced(index uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	clear(f.ring)
-	f.next, f.count, f.floor, f.newest = 0, 0, index, index
+	f.ring, f.next, f.floor, f.newest = nil, 0, index, index
 	mark := &ChangeSet{Index: index, Resync: true}
 	for s := range f.subs {
 		if s.lost && len(s.ch) > 0 {
@@ -126,7 +126,7 @@ func (f *feed) after(index uint64) ([]*fettlev1.Event, bool) {
 	}
 	// Newest first until the asked index, then turned round.
 	n := 0
-	for n < f.count && f.at(n).GetIndex() > index {
+	for n < len(f.ring) && f.at(n).GetIndex() > index {
 		n++
 	}
 	events := make([]*fettlev1.Event, n)
@@ -138,5 +138,6 @@ func (f *feed) after(index uint64) ([]*fettlev1.Event, bool) {
 
 // at returns the event that is back steps before the newest.
 func (f *feed) at(back int) *fettlev1.Event {
-	return f.ring[((f.next-1-back)%len(f.ring)+len(f.ring))%len(f.ring)]
+	n := len(f.ring)
+	return f.ring[(f.next+n-1-back)%n]
 }
