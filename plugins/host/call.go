@@ -10,7 +10,7 @@ import (
 // callOptions say how a call is made.
 type callOptions struct {
 	timeout time.Duration
-	// wait for a plugin that is starting or pausing between starts, up to the call's deadline.
+	// wait up to StartTimeout, besides the timeout, for a plugin that is starting or pausing between starts.
 	wait bool
 	// strict counts the plugin's own errors and invalid answers against its breaker. They are not counted where a
 	// user's input may be the cause, or one user could switch a launcher off for all.
@@ -19,12 +19,12 @@ type callOptions struct {
 
 // call runs fn with the plugin's connection under the deadline and keeps the books. Errors are this package's.
 func (p *Plugin) call(ctx context.Context, o callOptions, fn func(context.Context, *instance) error) error {
-	callCtx, cancel := context.WithTimeoutCause(ctx, o.timeout, ErrLate)
-	defer cancel()
-	inst, err := p.acquire(callCtx, o.wait)
+	inst, err := p.running(ctx, o.wait)
 	if err != nil {
 		return p.callerError(ctx, err)
 	}
+	callCtx, cancel := context.WithTimeoutCause(ctx, o.timeout, ErrLate)
+	defer cancel()
 	select {
 	case p.calls <- struct{}{}:
 		defer func() { <-p.calls }()
@@ -78,7 +78,8 @@ func (p *Plugin) failed(inst *instance, err error, d time.Duration, strict bool)
 	}
 	p.count.failures++
 	p.latency.add(d)
-	if late || gone || strict {
+	if (late || gone || strict) && (p.inst == inst || !gone) {
+		// What the supervisor has said about the end of the process says more than that the connection broke.
 		p.lastErr = err
 	}
 	if gone {
@@ -100,6 +101,16 @@ func (p *Plugin) failed(inst *instance, err error, d time.Duration, strict bool)
 			p.setState(StateFailed)
 		}
 	}
+}
+
+// running answers the instance to call.
+func (p *Plugin) running(ctx context.Context, wait bool) (*instance, error) {
+	if wait {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, p.cfg.StartTimeout, ErrLate)
+		defer cancel()
+	}
+	return p.acquire(ctx, wait)
 }
 
 // acquire answers the running instance. With wait it waits for one that is about to be there.

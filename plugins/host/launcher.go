@@ -22,8 +22,8 @@ const (
 	checkpointTimeout = 60 * time.Second
 )
 
-// Launcher asks one launcher plugin. Its methods may be called from any goroutine; each waits for a plugin that is just
-// starting, up to its deadline. Answers have been checked, and their words are safe to print.
+// Launcher asks one launcher plugin. Its methods may be called from any goroutine; each waits up to StartTimeout for a
+// plugin that is just starting, and then up to its own deadline for the answer. Answers have been checked, and their words are safe to print.
 //
 // Errors: ErrUnavailable, ErrDisabled, ErrClosed, ErrLate, ErrInvalid, ErrRefused, ErrTooLarge, or the context's. None says
 // anything about the user's config: that is in the answers.

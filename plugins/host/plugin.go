@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"sync"
 	"time"
@@ -302,7 +301,8 @@ func (p *Plugin) interruptLocked(cause error) {
 	p.poke()
 }
 
-// Configure changes the settings, for the running plugin and for later starts. When the plugin refuses them the old ones stay.
+// Configure changes the settings, for the running plugin and for later starts. When the plugin refuses them the old ones
+// stay; when it does not answer it is started again with the old ones, as nobody knows which it has.
 func (p *Plugin) Configure(ctx context.Context, settings map[string]string) error {
 	p.mu.Lock()
 	running := p.inst != nil && p.state == StateRunning
@@ -318,10 +318,13 @@ func (p *Plugin) Configure(ctx context.Context, settings map[string]string) erro
 		_, err := pluginv1.NewPluginServiceClient(inst.conn).Configure(ctx, &pluginv1.ConfigureRequest{Settings: settings})
 		return err
 	})
-	if err == nil {
-		p.mu.Lock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err == nil:
 		p.settings = maps.Clone(settings)
-		p.mu.Unlock()
+	case !errors.Is(err, ErrRefused) && p.inst != nil:
+		p.endLocked(p.inst, errReload)
 	}
 	return err
 }
@@ -352,6 +355,3 @@ func (p *Plugin) checkSize(req proto.Message) error {
 	}
 	return nil
 }
-
-// logger is for what the typed faces have to say.
-func (p *Plugin) logger() *slog.Logger { return p.log.logger }

@@ -387,6 +387,36 @@ func TestConfigureScoresAnew(t *testing.T) {
 	}
 }
 
+// TestConfigureDoesNotHoldUpACycle: while the plugin hangs over its settings the queue is ordered.
+func TestConfigureDoesNotHoldUpACycle(t *testing.T) {
+	t.Parallel()
+	cfg := scheduling(t, "good", nil)
+	cfg.Plugin.CallTimeout = 50 * time.Millisecond
+	c := newCycle(t, cfg)
+	p := c.s.Plugin()
+	ready(t, p)
+	pid := pidOf(t, p)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.s.Configure(ctx, map[string]string{"mode": "hang in configure"}, policy.Defaults()) }()
+	eventually(t, "the settings are under way", func() bool { return len(p.calls) == 1 })
+	c.put(job(1), job(2))
+	if got := c.score(); !got.Builtin || !strings.Contains(got.Reason, ErrLate.Error()) {
+		t.Errorf("decided by %s, want the built-in policy", got)
+	}
+	select {
+	case err := <-done:
+		t.Errorf("the settings did not hang: %v", err)
+	default:
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("settings that were broken off: %v", err)
+	}
+	eventually(t, "one with the old settings is started", func() bool { return gone(pid) })
+	c.until("the plugin decides", byPlugin)
+}
+
 func TestDeltasThatDoNotFit(t *testing.T) {
 	t.Parallel()
 	full := Delta{Full: true, Changed: columns(job(1), job(2))}
@@ -498,6 +528,18 @@ func BenchmarkScoreDelta100(b *testing.B) {
 		if _, source, err := c.s.Score(b.Context(), d); err != nil || source.Builtin {
 			b.Fatal(source, err)
 		}
+	}
+}
+
+// BenchmarkStart is from fork to configured.
+func BenchmarkStart(b *testing.B) {
+	for b.Loop() {
+		p, err := Start(b.Context(), quickSched(b, binaries.multifactor))
+		if err != nil {
+			b.Fatal(err)
+		}
+		ready(b, p)
+		p.Close()
 	}
 }
 

@@ -19,7 +19,10 @@ type sched struct {
 	jobs       map[uint64]bool
 }
 
-func (s *sched) Configure(_ context.Context, given map[string]string) error {
+func (s *sched) Configure(ctx context.Context, given map[string]string) error {
+	if given["mode"] == "hang in configure" {
+		return hang(ctx)
+	}
 	s.settings, s.generation = given, 0
 	return s.check()
 }
