@@ -121,6 +121,9 @@ func (r *run) mustExist(key, path string) {
 	r.judge(key, path, err)
 }
 
+// maxPath bounds a path that the user gives; the kernel takes 4096 bytes once it is absolute.
+const maxPath = 2048
+
 // checkPathTexts refuses what no path is.
 func (r *run) checkPathTexts() {
 	keys := append(append([]string{"model_name_or_path", "output_dir", "data_path", "dataset_dir", "deepspeed", "resume_from_checkpoint", "adapter_name_or_path", "ref_model", "reward_model"}, inputPaths...), otherPaths...)
@@ -128,6 +131,9 @@ func (r *run) checkPathTexts() {
 		text := r.cfg.Str(key)
 		if r.cfg.Has(key) && strings.ContainsAny(text, "\n\t") {
 			r.refuse(key, "holds a line break or a tab", "write a plain path")
+		}
+		if len(text) > maxPath {
+			r.refuse(key, fmt.Sprintf("is longer than %d bytes", maxPath), "give a shorter path")
 		}
 		if v := r.cfg.Get(key); v.Text() == "" && r.cfg.Has(key) {
 			r.refuse(key, "is empty", "give a path, or leave it out")
@@ -253,6 +259,9 @@ func (r *run) resolveOutput() {
 	if text := r.cfg.Str(key); text != "" {
 		r.outputDir = r.output(r.cfg.Get(key), text)
 		r.cfg.Resolve(key, config.String(r.outputDir))
+		if !filepath.IsAbs(r.outputDir) && r.planning {
+			r.refuse(key, text+" is relative, and neither the config's directory nor the working directory is known", "give an absolute path")
+		}
 		return
 	}
 	id := "ID"
@@ -264,5 +273,8 @@ func (r *run) resolveOutput() {
 		base = filepath.Dir(r.tc.GetPath())
 	}
 	r.outputDir = filepath.Join(base, "fettle-job-"+id)
+	if !filepath.IsAbs(r.outputDir) && r.planning {
+		r.refuse(key, "is missing, and the working directory is not known", "give an absolute path")
+	}
 	r.cfg.Fill(key, config.String(r.outputDir))
 }

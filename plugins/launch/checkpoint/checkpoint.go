@@ -23,7 +23,7 @@ const (
 	// maxEntries are read of a directory.
 	maxEntries = 100_000
 	// maxState bounds trainer_state.json, which grows by a line per logged step.
-	maxState = 256 << 20
+	maxState = 64 << 20
 	// MaxListed is how many checkpoints List answers.
 	MaxListed = 1000
 )

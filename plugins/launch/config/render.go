@@ -50,7 +50,11 @@ func (v Value) toNode() *yaml.Node {
 	case kindInt:
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!int", Value: strconv.FormatInt(v.i, 10)}
 	case kindFloat:
-		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!float", Value: v.s}
+		tag := "!!float"
+		if !strings.Contains(v.s, ".") {
+			tag = "!!int"
+		}
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: tag, Value: v.s}
 	case kindTree:
 		return v.node
 	}

@@ -17,7 +17,7 @@ import (
 
 const (
 	// maxLine is the longest line that is looked at; the trainer's have about 200 bytes.
-	maxLine = 64 << 10
+	maxLine = 16 << 10
 	// window is how many lines the pace is taken from.
 	window = 32
 	// slack is how much longer than the attempt a line may say to have trained, in milliseconds.
