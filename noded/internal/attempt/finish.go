@@ -1,0 +1,88 @@
+package attempt
+
+import (
+	"path/filepath"
+	"time"
+
+	"github.com/fettle-hpc/fettle/noded/internal/handoff"
+	"github.com/fettle-hpc/fettle/noded/internal/killtree"
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+)
+
+// finish works out how an attempt whose shim is gone has ended. A worker calls it; what may take long goes to a goroutine
+// of its own.
+func (m *Manager) finish(e *entry) {
+	dir := m.dir(e.key)
+	exit, err := readExit(dir)
+	if err != nil {
+		m.logEntry(e, "an exit record cannot be read", err)
+	}
+	switch {
+	case exit != nil:
+		m.settle(e, exitProto(exit))
+	case !exists(filepath.Join(dir, handoff.LaunchFile)):
+		m.finished(e, &fettlev1.Exit{Code: -1, NeverStarted: true, EndMs: m.cfg.Now().UnixMilli(),
+			Detail: "the shim ended before the start; see " + m.cfg.ShimLog})
+	default:
+		m.wg.Go(func() { m.lost(e) })
+	}
+}
+
+// settle removes the cgroup, lets the launcher judge the end, and tells it.
+func (m *Manager) settle(e *entry, exit *fettlev1.Exit) {
+	if err := m.cfg.Groups.Remove(e.key.String()); err != nil {
+		m.cfg.Log.Warn("a cgroup is still in use", "job", e.key.Job, "attempt", e.key.Attempt, "err", err)
+	}
+	m.mu.Lock()
+	method := ""
+	if e.info != nil {
+		method = e.info.Method
+	}
+	m.mu.Unlock()
+	if isScript(method) || exit.GetNeverStarted() {
+		m.finished(e, exit)
+		return
+	}
+	m.wg.Go(func() {
+		m.classify(e, exit)
+		m.finished(e, exit)
+	})
+}
+
+const (
+	lostPause    = 20 * time.Millisecond
+	lostPauseMax = time.Second
+)
+
+// lost ends what a shim has left behind. The attempt is not over before nothing of it is left: its GPUs are in use.
+func (m *Manager) lost(e *entry) {
+	dir := m.dir(e.key)
+	var tree killtree.Tree = killtree.Tagged{Entry: attemptDirVar + "=" + filepath.Join(dir, handoff.FilesDir)}
+	switch cg := m.cfg.Groups.At(e.key.String()); {
+	case cg.V2Dir != "":
+		tree = killtree.V2{Dir: cg.V2Dir}
+	case cg.FreezerDir != "":
+		tree = killtree.V1{Dir: cg.FreezerDir}
+	}
+	for pause := lostPause; ; pause = min(2*pause, lostPauseMax) {
+		if err := tree.Kill(); err != nil {
+			m.logEntry(e, "cannot end what a lost shim left", err)
+		}
+		if empty, err := tree.Empty(); err == nil && empty {
+			break
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-m.ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+	exit := &handoff.Exit{Code: -1, ShimLost: true, EndMS: m.cfg.Now().UnixMilli(),
+		Detail: "the shim was gone without an exit record; what was left of the attempt was ended"}
+	if err := writeExit(dir, exit); err != nil {
+		m.logEntry(e, "cannot write an exit record", err)
+	}
+	m.settle(e, exitProto(exit))
+}

@@ -1,0 +1,390 @@
+package attempt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fettle-hpc/fettle/noded/internal/handoff"
+	"github.com/fettle-hpc/fettle/noded/internal/userread"
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/nodemachine"
+)
+
+// phase of an attempt in this daemon's memory.
+type phase uint8
+
+const (
+	// queued: to be started; nothing is on the disk yet.
+	queued phase = iota
+	// alive: a shim owns it.
+	alive
+	// over: the shim is gone; its end is being worked out, or was told.
+	over
+)
+
+type entry struct {
+	key   nodemachine.Key
+	start nodemachine.StartShim
+
+	// Under Manager.mu.
+	phase phase
+	info  *info
+	pid   int
+	pidfd int // -1 when the kernel has none, or the shim has not said its pid
+	// stop, when set, is the grace that a stop before the shim was there asked for; limit likewise.
+	stop  *int64
+	limit *int64
+
+	// Of the watcher.
+	notify int // -1 once closed
+	child  bool
+
+	// ended is closed when no process is left that could write: what follows the attempt's files reads to the end.
+	ended chan struct{}
+	// followed is closed when the last of the progress was read; nil when nobody reads it.
+	followed chan struct{}
+	progress progressState
+}
+
+// close ends what follows the attempt's files. The caller holds Manager.mu.
+func (e *entry) close() {
+	select {
+	case <-e.ended:
+	default:
+		close(e.ended)
+	}
+}
+
+// Manager runs attempts. Its methods do not block on anything slow; what happens is told through Events.
+type Manager struct {
+	cfg    Config
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	events chan nodemachine.Input
+	reader userread.Reader
+
+	mu      sync.Mutex
+	wake    sync.Cond
+	entries map[nodemachine.Key]*entry
+	// work is what the starters take: starts, ends, removals.
+	work   []func()
+	closed bool
+
+	planners chan struct{}
+	shimLog  *os.File
+	devNull  *os.File
+	watch    *watcher
+}
+
+// New prepares a manager on cfg.Dir, which it makes when it is missing. Scan comes next.
+func New(cfg Config) (*Manager, error) {
+	if err := cfg.withDefaults(); err != nil {
+		return nil, err
+	}
+	// Others pass through to the attempts' own directories, and cannot list.
+	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
+		return nil, err
+	}
+	if err := makeDenyFile(filepath.Join(cfg.Dir, "denied")); err != nil {
+		return nil, err
+	}
+	m := &Manager{
+		cfg: cfg, events: make(chan nodemachine.Input, 64), entries: map[nodemachine.Key]*entry{},
+		planners: make(chan struct{}, cfg.Planners), reader: userread.Reader{ShimPath: cfg.ShimPath},
+	}
+	m.wake.L = &m.mu
+	var err error
+	if m.shimLog, err = os.OpenFile(cfg.ShimLog, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600); err != nil {
+		return nil, err
+	}
+	if m.devNull, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+		_ = m.shimLog.Close()
+		return nil, err
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	if m.watch, err = newWatcher(m); err != nil {
+		m.cancel()
+		_, _ = m.shimLog.Close(), m.devNull.Close()
+		return nil, err
+	}
+	m.wg.Go(m.watch.run)
+	for range cfg.Starters {
+		m.wg.Go(m.worker)
+	}
+	return m, nil
+}
+
+// Close ends the manager's goroutines. Shims and jobs go on.
+func (m *Manager) Close() {
+	m.cancel()
+	m.mu.Lock()
+	m.closed = true
+	m.wake.Broadcast()
+	m.mu.Unlock()
+	m.watch.stop()
+	m.wg.Wait()
+	m.watch.close()
+	_ = m.shimLog.Close()
+	_ = m.devNull.Close()
+}
+
+// Events carries ShimStarted, ShimFailed and ShimEnded, for one attempt in this order. It must be read.
+func (m *Manager) Events() <-chan nodemachine.Input { return m.events }
+
+func (m *Manager) emit(in nodemachine.Input) {
+	select {
+	case m.events <- in:
+	case <-m.ctx.Done():
+	}
+}
+
+func (m *Manager) enqueue(f func()) {
+	m.mu.Lock()
+	m.work = append(m.work, f)
+	m.wake.Signal()
+	m.mu.Unlock()
+}
+
+func (m *Manager) worker() {
+	for {
+		m.mu.Lock()
+		for len(m.work) == 0 && !m.closed {
+			m.wake.Wait()
+		}
+		if m.closed {
+			m.mu.Unlock()
+			return
+		}
+		f := m.work[0]
+		m.work[0] = nil
+		m.work = m.work[1:]
+		m.mu.Unlock()
+		f()
+	}
+}
+
+// Start starts an attempt.
+func (m *Manager) Start(s nodemachine.StartShim) {
+	e := &entry{key: s.Key, start: s, pidfd: -1, notify: -1, ended: make(chan struct{})}
+	m.mu.Lock()
+	if m.entries[s.Key] != nil {
+		m.mu.Unlock()
+		m.cfg.Log.Error("an attempt was to be started twice", "job", s.Key.Job, "attempt", s.Key.Attempt)
+		return
+	}
+	m.entries[s.Key] = e
+	m.mu.Unlock()
+	if isScript(s.Prepare.GetSpec().GetMethod()) {
+		m.enqueue(func() { m.begin(e) })
+		return
+	}
+	// A launcher may take its time; scripts do not wait behind it.
+	m.wg.Go(func() {
+		select {
+		case m.planners <- struct{}{}:
+			defer func() { <-m.planners }()
+			m.begin(e)
+		case <-m.ctx.Done():
+		}
+	})
+}
+
+// Stop ends an attempt, or keeps it from being started.
+func (m *Manager) Stop(k nodemachine.Key, graceMS int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.entries[k]
+	if e == nil {
+		return
+	}
+	if e.phase == queued {
+		if e.stop == nil || graceMS < *e.stop {
+			e.stop = &graceMS
+		}
+		return
+	}
+	m.tell(e, &handoff.Control{Stop: true, GraceMS: graceMS})
+}
+
+// Signal delivers a signal to a running attempt.
+func (m *Manager) Signal(k nodemachine.Key, sig int32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.entries[k]; e != nil && sig > 0 && sig < 65 {
+		m.tell(e, &handoff.Control{Signal: sig})
+	}
+}
+
+// SetLimit replaces an attempt's time limit.
+func (m *Manager) SetLimit(k nodemachine.Key, seconds int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.entries[k]
+	if e == nil {
+		return
+	}
+	if e.phase == queued {
+		e.limit = &seconds
+		return
+	}
+	m.tell(e, &handoff.Control{Limit: true, LimitS: seconds})
+}
+
+// tell appends to a living shim's control file and wakes it. The caller holds mu.
+func (m *Manager) tell(e *entry, c *handoff.Control) {
+	if e.phase != alive {
+		return
+	}
+	if err := appendControl(m.dir(e.key), c); err != nil {
+		m.cfg.Log.Error("cannot tell a shim", "job", e.key.Job, "attempt", e.key.Attempt, "err", err)
+		return
+	}
+	m.poke(e)
+}
+
+// poke makes a shim look at its control file. SIGCONT does no harm to one that is not ready for it, and one that is not
+// looks at the file anyway.
+func (m *Manager) poke(e *entry) {
+	switch {
+	case e.pidfd >= 0:
+		_ = unix.PidfdSendSignal(e.pidfd, unix.SIGCONT, nil, 0)
+	case e.pid > 0:
+		_ = unix.Kill(e.pid, unix.SIGCONT)
+	}
+}
+
+func appendControl(dir string, c *handoff.Control) error {
+	f, err := os.OpenFile(filepath.Join(dir, handoff.ControlFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(c.Marshal())
+	return errors.Join(err, f.Close())
+}
+
+// Forget removes an attempt whose end was acknowledged.
+func (m *Manager) Forget(k nodemachine.Key) {
+	m.enqueue(func() {
+		m.mu.Lock()
+		e := m.entries[k]
+		if e != nil && e.phase != over {
+			m.mu.Unlock()
+			m.cfg.Log.Error("an attempt that is not over was to be forgotten", "job", k.Job, "attempt", k.Attempt)
+			return
+		}
+		delete(m.entries, k)
+		m.mu.Unlock()
+		m.removeDir(k)
+	})
+}
+
+func (m *Manager) removeDir(k nodemachine.Key) {
+	// RemoveAll walks by open directories and follows no links; the attempt has no process left that could race it.
+	if err := errors.Join(os.RemoveAll(m.dir(k)), m.cfg.Groups.Remove(k.String())); err != nil {
+		m.cfg.Log.Warn("an attempt left something behind", "job", k.Job, "attempt", k.Attempt, "err", err)
+	}
+}
+
+// Output says where an attempt's output is and whom to read it as. ended is closed when the attempt is over.
+func (m *Manager) Output(k nodemachine.Key, stderr bool) (path string, who userread.Identity, ended <-chan struct{}, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.entries[k]
+	if e == nil || e.info == nil {
+		return "", userread.Identity{}, nil, false
+	}
+	path = e.info.Stdout
+	if stderr && e.info.Stderr != "" {
+		path = e.info.Stderr
+	}
+	return path, e.info.identity(), e.ended, true
+}
+
+// begin makes the attempt's directory and forks its shim.
+func (m *Manager) begin(e *entry) {
+	err := m.launch(e)
+	if err == nil {
+		return
+	}
+	if errors.Is(err, errAdopted) {
+		m.cfg.Log.Error("an attempt that was to be started has a directory already", "job", e.key.Job, "attempt", e.key.Attempt)
+		return
+	}
+	m.setOver(e)
+	m.emit(nodemachine.ShimFailed{Key: e.key, Exit: neverStarted(err)})
+}
+
+var errAdopted = errors.New("adopted")
+
+func (m *Manager) launch(e *entry) error {
+	pl, err := m.makePlan(m.ctx, e.start, m.dir(e.key))
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	if e.limit != nil {
+		pl.order.TimeLimitS, e.limit = *e.limit, nil
+	}
+	stopped := e.stop != nil
+	e.info = &pl.info
+	m.mu.Unlock()
+	if stopped {
+		return nodeFault("ended before it was started")
+	}
+	if pl.order.Cgroup, err = m.cfg.Groups.Create(e.key.String(), pl.limits); err != nil {
+		return nodeFault("%v", err)
+	}
+	lock, err := m.makeDir(e.key, pl)
+	if errors.Is(err, os.ErrExist) {
+		// Nothing starts an attempt twice: whatever is there decides.
+		if f := m.adopt(e); f != nil && f.State == nodemachine.FoundEnded {
+			m.emit(nodemachine.ShimEnded{Key: e.key, Exit: f.Exit})
+		}
+		return errAdopted
+	}
+	if err != nil {
+		m.removeDir(e.key)
+		return nodeFault("%v", err)
+	}
+	err = m.spawn(e, lock)
+	_ = lock.Close() // the shim has its own hold
+	if err != nil {
+		m.removeDir(e.key)
+		return nodeFault("start the shim: %v", err)
+	}
+	return nil
+}
+
+// setOver marks an attempt as over and lets its followers end.
+func (m *Manager) setOver(e *entry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.phase = over
+	e.start = nodemachine.StartShim{Key: e.key}
+	if e.pidfd >= 0 {
+		_ = unix.Close(e.pidfd)
+		e.pidfd = -1
+	}
+	e.close()
+}
+
+// finished tells an end.
+func (m *Manager) finished(e *entry, exit *fettlev1.Exit) {
+	m.setOver(e)
+	if exit.GetNeverStarted() {
+		m.emit(nodemachine.ShimFailed{Key: e.key, Exit: exit})
+		return
+	}
+	m.emit(nodemachine.ShimEnded{Key: e.key, Exit: exit})
+}
+
+func (m *Manager) logEntry(e *entry, msg string, err error) {
+	m.cfg.Log.Error(msg, "job", e.key.Job, "attempt", e.key.Attempt, "err", fmt.Sprint(err))
+}
