@@ -10,6 +10,7 @@ GO          ?= go
 BUF         := $(GO) run github.com/bufbuild/buf/cmd/buf@v1.75.0
 STATICCHECK := $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TESTFLAGS   ?= -timeout 15m
+export FETTLE_BIN := $(CURDIR)/bin
 
 # raft-boltdb reports its metrics through hashicorp's fork.
 export GOFLAGS := -buildvcs=false -tags=hashicorpmetrics
@@ -48,7 +49,7 @@ e2e: build ## the quickstart's job and the kill tests, with the real trainer
 
 .PHONY: bench
 bench: build ## the figures of docs/design.md §12, measured here
-	$(GO) run ./ctld/cmd/fbench
+	$(GO) run ./packaging/fbench -bin bin
 
 .PHONY: generate
 generate: ## Go code from the .proto files

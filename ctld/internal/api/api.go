@@ -92,8 +92,9 @@ type Config struct {
 // Server implements fettle.v1.ControllerService.
 type Server struct {
 	fettlev1.UnimplementedControllerServiceServer
-	cfg Config
-	log *slog.Logger
+	cfg      Config
+	log      *slog.Logger
+	capacity capacity
 }
 
 // NewServer makes the service.

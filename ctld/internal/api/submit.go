@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"fmt"
+	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -113,7 +115,7 @@ func (s *Server) checkSubmission(ctx context.Context, sub *fettlev1.JobSubmissio
 		r.Error = fe.Proto()
 		return r
 	}
-	if w := fits(snap, spec); w != "" {
+	if w := s.fits(snap, spec); w != "" {
 		r.Warnings = append(r.Warnings, w)
 	}
 	if dryRun {
@@ -122,18 +124,38 @@ func (s *Server) checkSubmission(ctx context.Context, sub *fettlev1.JobSubmissio
 	return r
 }
 
-// fits warns when nothing that is registered today could ever hold the job.
-func fits(snap *state.Snapshot, spec *fettlev1.JobSpec) string {
-	var nodes []place.Node
-	for n := range snap.Nodes {
-		nodes = append(nodes, sched.NodeView(n, true))
+// capacity is the nodes as they would be with nothing running, kept for a moment because every submit asks.
+type capacity struct {
+	mu      sync.Mutex
+	at      time.Time
+	cluster *place.Cluster
+}
+
+// capacityFor is how long a view of the nodes serves for warnings.
+const capacityFor = time.Second
+
+func (c *capacity) eligible(snap *state.Snapshot, now time.Time, req *place.Request) (could, nodes int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cluster == nil || now.Sub(c.at) > capacityFor {
+		var views []place.Node
+		for n := range snap.Nodes {
+			views = append(views, sched.NodeView(n, true))
+		}
+		c.cluster, c.at = place.NewCluster(views), now
 	}
-	if len(nodes) == 0 {
+	return c.cluster.Eligible(req).Len(), c.cluster.Len()
+}
+
+// fits warns when nothing that is registered today could ever hold the job.
+func (s *Server) fits(snap *state.Snapshot, spec *fettlev1.JobSpec) string {
+	req := sched.RequestOf(spec)
+	could, nodes := s.capacity.eligible(snap, time.Now(), &req)
+	if nodes == 0 {
 		return "no node has registered yet: the job waits until one does"
 	}
-	req := sched.RequestOf(spec)
-	if n := place.NewCluster(nodes).Eligible(&req).Len(); n < req.Nodes {
-		return fmt.Sprintf("%d of the %d nodes it asks for could hold a share of it: the job waits until more register (finfo shows what there is)", n, req.Nodes)
+	if could < req.Nodes {
+		return fmt.Sprintf("%d of the %d nodes it asks for could hold a share of it: the job waits until more register (finfo shows what there is)", could, req.Nodes)
 	}
 	return ""
 }

@@ -42,7 +42,8 @@ type Scheduler struct {
 	cfg   SchedulerConfig
 	wake  chan struct{}
 	waits atomic.Pointer[map[uint64]sched.Wait]
-	queue *sched.Queue
+	// queue holds the jobs that may start, later those that may at a known time. Held jobs are in neither.
+	queue, later *sched.Queue
 	// mu guards queue against readers of scores.
 	mu     sync.RWMutex
 	stats  stats
@@ -51,7 +52,7 @@ type Scheduler struct {
 
 // NewScheduler makes a scheduler that does nothing until Lead.
 func NewScheduler(cfg SchedulerConfig) *Scheduler {
-	return &Scheduler{cfg: cfg, wake: make(chan struct{}, 1), queue: sched.NewQueue()}
+	return &Scheduler{cfg: cfg, wake: make(chan struct{}, 1), queue: sched.NewQueue(), later: sched.NewQueue()}
 }
 
 // Wake asks for a cycle soon: something outside the log changed, such as a node's session.
@@ -101,6 +102,7 @@ func (s *Scheduler) Lead(ctx context.Context, term uint64) {
 	changes.resync()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -110,6 +112,14 @@ func (s *Scheduler) Lead(ctx context.Context, term uint64) {
 		case <-s.wake:
 		case <-timer.C:
 		}
+		if pause := minGap - time.Since(last); pause > 0 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+		}
+		last = time.Now()
 		for drained := false; !drained; {
 			select {
 			case set := <-sub.C():
@@ -122,6 +132,10 @@ func (s *Scheduler) Lead(ctx context.Context, term uint64) {
 	}
 }
 
+// minGap is the least time between the starts of two cycles: what happens meanwhile goes into one. A change after a
+// quiet time is planned at once.
+const minGap = 4 * time.Millisecond
+
 // idle is how long the scheduler sleeps when nothing will become eligible by itself.
 const idle = time.Hour
 
@@ -131,14 +145,17 @@ func (s *Scheduler) cycle(ctx context.Context, term uint64, ch *changes) time.Du
 	snap := s.cfg.Store.Snapshot()
 	now := s.cfg.Now().UnixMilli()
 	s.mu.Lock()
+	s.ripen(now, ch)
 	s.rescore(ctx, snap, now, ch)
 	s.mu.Unlock()
 	plan := sched.Cycle(sched.Input{Snapshot: snap, NowMS: now, Order: s.queue.All(), Connected: s.cfg.Connected()})
 	s.waits.Store(&plan.Waits)
 	s.stats.add(time.Since(began))
 	next := idle
-	if plan.WakeMS > 0 {
-		next = max(time.Duration(plan.WakeMS-now)*time.Millisecond, time.Millisecond)
+	for id := range s.later.All() {
+		at, _ := s.later.Score(id)
+		next = max(time.Duration(at-now)*time.Millisecond, time.Millisecond)
+		break
 	}
 	if len(plan.Placements) == 0 {
 		return next
@@ -176,15 +193,21 @@ func (s *Scheduler) rescore(ctx context.Context, snap *state.Snapshot, now int64
 	var removed []uint64
 	reset := ch.all
 	if reset {
-		s.queue = sched.NewQueue()
+		s.queue, s.later = sched.NewQueue(), sched.NewQueue()
 		for j := range snap.Pending {
-			cols.Append(columnsOf(j))
+			if s.sort(j, now) {
+				cols.Append(columnsOf(j))
+			}
 		}
 	} else {
-		for _, id := range ch.jobs {
-			if j := snap.Job(id); j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING {
+		for _, id := range slices.Compact(slices.Sorted(slices.Values(ch.jobs))) {
+			if j := snap.Job(id); j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING && s.sort(j, now) {
 				cols.Append(columnsOf(j))
-			} else if _, queued := s.queue.Score(id); queued {
+				continue
+			} else if j == nil || j.State != fettlev1.JobState_JOB_STATE_PENDING {
+				s.later.Delete(id)
+			}
+			if _, queued := s.queue.Score(id); queued {
 				s.queue.Delete(id)
 				removed = append(removed, id)
 			}
@@ -207,6 +230,30 @@ func (s *Scheduler) rescore(ctx context.Context, snap *state.Snapshot, now int64
 		if j := snap.Job(id); j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING {
 			s.queue.Set(id, scores.Score[i])
 		}
+	}
+}
+
+// sort puts a waiting job where it belongs for now; true means into the queue.
+func (s *Scheduler) sort(j *state.Job, now int64) bool {
+	if j.Held {
+		s.later.Delete(j.ID)
+		return false
+	}
+	if at := max(j.Spec.GetBeginMs(), j.RetryAtMS); at > now {
+		s.later.Set(j.ID, at)
+		return false
+	}
+	s.later.Delete(j.ID)
+	return true
+}
+
+// ripen hands jobs whose time has come to the next scoring.
+func (s *Scheduler) ripen(now int64, ch *changes) {
+	for id := range s.later.All() {
+		if at, _ := s.later.Score(id); at > now {
+			break
+		}
+		ch.jobs = append(ch.jobs, id)
 	}
 }
 

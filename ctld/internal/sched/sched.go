@@ -20,6 +20,9 @@ import (
 // DefaultMaxPlacements keeps one plan well under the size limit of a log entry.
 const DefaultMaxPlacements = 512
 
+// reasonsBeyond is how many jobs are told why they wait once nothing can start any more.
+const reasonsBeyond = 100
+
 // Input is everything a cycle depends on.
 type Input struct {
 	Snapshot *state.Snapshot
@@ -53,14 +56,18 @@ type Plan struct {
 // Cycle makes a plan. It is a pure function of its input.
 func Cycle(in Input) Plan {
 	c := newCycle(in)
+	looked := 0
 	for id := range in.Order {
 		if c.full() {
 			c.plan.More = true
 			break
 		}
-		if c.blocked && c.ready.Len() == 0 {
-			// Every node is kept by a job ahead: nothing further down can start before something changes.
-			break
+		if c.ready.Len() == 0 {
+			// No node takes anything, or every one is kept by a job ahead: nothing further down can start before
+			// something changes. A few more are looked at for their reasons.
+			if looked++; looked > reasonsBeyond {
+				break
+			}
 		}
 		if j := in.Snapshot.Job(id); j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING {
 			c.consider(j)
@@ -74,10 +81,8 @@ type cycle struct {
 	cluster  *place.Cluster
 	partSets map[string]partition
 	// ready nodes that no blocked job ahead keeps to itself.
-	ready place.NodeSet
-	// blocked is set once a job keeps nodes to itself.
-	blocked bool
-	shapes  map[string]*shape
+	ready  place.NodeSet
+	shapes map[string]*shape
 	// bySpec finds the shape of jobs that share a spec, as those of one template do, without building its key.
 	bySpec map[*fettlev1.JobSpec]*shape
 	plan   Plan
@@ -204,7 +209,6 @@ func (c *cycle) block(s *shape) Wait {
 	free := s.eligible.And(c.ready)
 	ahead := free.Len() < want
 	c.ready = c.ready.Without(s.eligible)
-	c.blocked = true
 	if ahead {
 		// Other blocked jobs keep the nodes: it waits for them, not for resources of its own.
 		return Wait{Reason: fettlev1.Reason_REASON_PRIORITY}
