@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/raftstore/datadir"
 	"github.com/fettle-hpc/fettle/ctld/internal/raftstore/guard"
@@ -54,6 +58,9 @@ func openDir(cfg *Config) (*datadir.Dir, error) {
 func openDisk(dir *datadir.Dir, cfg *Config, onSlow func(string), onError func(string, error)) (*disk, error) {
 	d := &disk{dir: dir, high: newHighwater(dir)}
 	err := contain(func() (err error) {
+		if err := walk(filepath.Join(dir.Path(), datadir.LogFile)); err != nil {
+			return err
+		}
 		d.bolt, err = raftboltdb.New(raftboltdb.Options{
 			Path: filepath.Join(dir.Path(), datadir.LogFile),
 			BoltOptions: &bbolt.Options{
@@ -66,7 +73,7 @@ func openDisk(dir *datadir.Dir, cfg *Config, onSlow func(string), onError func(s
 		return err
 	})
 	if err != nil {
-		return nil, lost(dir, fmt.Sprintf("%s cannot be opened: %v", datadir.LogFile, err))
+		return nil, boltError(dir, err)
 	}
 	d.guard = guard.New(d.bolt, guard.Config{
 		Limit:          cfg.WriteLimit,
@@ -106,6 +113,44 @@ func (d *disk) openSnapshots(cfg *Config) error {
 func (d *disk) close() {
 	d.guard.Close()
 	_ = d.bolt.Close()
+}
+
+// walk reads a bolt file from end to end. Without a stored free list bolt does the
+// same when it opens a file for writing, but on a goroutine whose panic nobody can
+// recover from.
+func walk(path string) error {
+	if st, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) || err == nil && st.Size() == 0 {
+		return nil
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: boltTimeout, ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.View(func(tx *bbolt.Tx) error {
+		st, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		if st.Size() < tx.Size() {
+			return fmt.Errorf("file is %d bytes, was %d", st.Size(), tx.Size())
+		}
+		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+			return b.ForEach(func([]byte, []byte) error { return nil })
+		})
+	})
+}
+
+// boltError sorts the reasons why bolt does not open its file.
+func boltError(dir *datadir.Dir, err error) error {
+	var no syscall.Errno
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return fmt.Errorf("%s: %w", dir.Path(), ErrLocked)
+	case errors.As(err, &no):
+		return fmt.Errorf("%s cannot be opened: %w", datadir.LogFile, err)
+	}
+	return lost(dir, fmt.Sprintf("%s cannot be opened: %v", datadir.LogFile, err))
 }
 
 // lost is the error for a directory that must not vote any more.
@@ -155,12 +200,14 @@ func (d *disk) verify(origin string) error {
 	return nil
 }
 
-// contain runs fn on a goroutine of its own and turns a panic, or an exit of the
-// goroutine, into an error.
+// contain runs fn on a goroutine of its own and turns a panic into an error, also
+// one for reading beyond the end of a mapped file. An end of the goroutine is the
+// guard's after a failed write.
 func contain(fn func() error) error {
 	ch := make(chan error, 1)
 	go func() {
-		err := errors.New("a write to the log failed")
+		debug.SetPanicOnFault(true)
+		err := fmt.Errorf("%w: see the message above", ErrWrite)
 		defer func() {
 			if p := recover(); p != nil {
 				err = fmt.Errorf("panic: %v", p)
@@ -194,17 +241,23 @@ func identify(ctx context.Context, cfg *Config, dir *datadir.Dir) (id datadir.Id
 		return id, false, lost(dir, "there is a log but no identity")
 	case cfg.Bootstrap:
 		id, err = bootstrapIdentity(ctx, cfg)
-		if err == nil {
-			err = dir.SetPendingIdentity(id)
+		if err != nil {
+			return id, false, err
 		}
-		return id, true, err
+		if err := dir.SetPendingIdentity(id); err != nil {
+			return id, false, fmt.Errorf("%w: %w", ErrWrite, err)
+		}
+		return id, true, nil
 	case len(cfg.Join) > 0:
 		info, err := findCluster(ctx, cfg)
 		if err != nil {
 			return id, false, err
 		}
 		id = newIdentity(cfg.NodeName, datadir.OriginJoin, info)
-		return id, false, dir.SetIdentity(id)
+		if err := dir.SetIdentity(id); err != nil {
+			return id, false, fmt.Errorf("%w: %w", ErrWrite, err)
+		}
+		return id, false, nil
 	}
 	return id, false, fmt.Errorf("%w: %s is empty: use --bootstrap once per cluster or --join ADDR", ErrNoIdentity, dir.Path())
 }

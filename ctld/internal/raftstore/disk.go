@@ -58,7 +58,6 @@ func (s *Store) watchDisk(ctx context.Context) {
 			s.log.Warn("free space of the data directory is unknown", "err", err)
 			continue
 		}
-		s.warnIfRemoved()
 		d := s.Disk()
 		if d.Level == DiskOK {
 			handed = false

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/raftstore/datadir"
+	"github.com/fettle-hpc/fettle/ctld/internal/raftstore/peernet"
 )
 
 // Exit codes of a controller process, returned by ExitCode and passed to
@@ -69,7 +70,7 @@ var (
 	// into errors that must not be retried.
 	ErrJoinRefused = errors.New("join refused")
 	// ErrRetired: the server ID was used before and is never accepted again.
-	ErrRetired = errors.New("server ID is retired")
+	ErrRetired = peernet.ErrRetired
 	// ErrNameInUse: a live member of the cluster has this name.
 	ErrNameInUse = errors.New("controller name is in use")
 	// ErrClusterExists: Bootstrap was asked for on an empty directory, but a probed

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"errors"
 	"io"
 	"slices"
 	"sync"
@@ -16,7 +17,8 @@ type machine struct {
 	inner raft.FSM
 	batch raft.BatchingFSM // inner, if it takes batches
 
-	applied atomic.Uint64
+	applied    atomic.Uint64
+	restoreErr error // of the latest restore, for the start alone
 	// onApplied is called with the applied index after each batch and restore.
 	onApplied func(index uint64)
 	// onMembership is called with each committed membership.
@@ -84,8 +86,10 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) { return m.inner.Snapshot
 // Restore implements raft.FSM. The reader is one of snapshots.Open, perhaps
 // wrapped by Raft, and so knows the index of the snapshot.
 func (m *machine) Restore(r io.ReadCloser) error {
-	if err := m.inner.Restore(r); err != nil {
-		return err
+	m.restoreErr = errors.New("the state machine panicked")
+	m.restoreErr = m.inner.Restore(r)
+	if m.restoreErr != nil {
+		return m.restoreErr
 	}
 	for {
 		if s, ok := r.(*snapshotReader); ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -168,6 +169,30 @@ func TestDamagedDirectories(t *testing.T) {
 		{"log and snapshots lost", remove("raft.db", "snapshots")},
 		{"log cut short", func(t *testing.T, dir string) {
 			if err := os.Truncate(filepath.Join(dir, "raft.db"), 100); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"log cut in half", func(t *testing.T, dir string) {
+			path := filepath.Join(dir, "raft.db")
+			st, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(path, st.Size()/2); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"pages of the log overwritten", func(t *testing.T, dir string) {
+			path := filepath.Join(dir, "raft.db")
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			page := os.Getpagesize()
+			for i := 2 * page; i < len(data); i++ {
+				data[i] ^= 0x55
+			}
+			if err := os.WriteFile(path, data, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -357,31 +382,48 @@ func TestRetiredServerStaysOut(t *testing.T) {
 	}
 }
 
+// TestRemovedServerLeaves removes a running follower, which the leader then does
+// not talk to any more, and one that is down.
 func TestRemovedServerLeaves(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	c.start("c1", "c2", "c3")
-	lead := c.leader()
-	var gone *node
-	for _, n := range c.running() {
-		if n != lead {
-			gone = n
-		}
+	for _, down := range []bool{false, true} {
+		t.Run(fmt.Sprintf("down %v", down), func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t)
+			c.start("c1", "c2", "c3")
+			lead := c.leader()
+			var gone *node
+			for _, n := range c.running() {
+				if n != lead {
+					gone = n
+				}
+			}
+			c.put("a")
+			c.same([]string{"a"})
+			id := gone.Identity().ServerID
+			if down {
+				c.stop(gone)
+			}
+			if err := lead.RemoveServer(c.bound(), id); err != nil {
+				t.Fatal(err)
+			}
+			if down {
+				gone = c.mustOpen(gone.name)
+			}
+			f := c.died(gone)
+			if f.code != ExitDataLost || !strings.Contains(f.msg, "removed from the cluster") {
+				t.Errorf("died with %+v", f)
+			}
+			c.stop(gone)
+			c.refused(gone.name, ExitDataLost, ErrRemoved, "removed from the cluster")
+			if _, err := Discard(gone.dir); err != nil {
+				t.Fatal(err)
+			}
+			c.mustOpen(gone.name, join(lead.name))
+			c.put("b")
+			c.same([]string{"a", "b"})
+		})
 	}
-	// It must hear of its removal as committed: the next leader's entries tell a
-	// member that lags; here the entry itself is applied to it.
-	conf := raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(lead.Identity().ServerID), Address: "x"}}}
-	gone.onMembership(99, conf)
-	select {
-	case f := <-gone.fatal:
-		if f.code != ExitDataLost || !strings.Contains(f.msg, "removed from the cluster") {
-			t.Errorf("got %+v", f)
-		}
-	case <-c.bound().Done():
-		t.Fatal("it stayed")
-	}
-	c.stop(gone)
-	c.refused(gone.name, ExitDataLost, ErrRemoved, "removed from the cluster")
 }
 
 func TestAddServerChecksItsRequest(t *testing.T) {
@@ -522,3 +564,30 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 	c.put("d")
 	c.same([]string{"a", "b", "c", "d"})
 }
+
+// TestSnapshotTheMachineRejects is what an older binary meets after an upgrade was
+// taken back: nothing is lost, and nobody must be told to discard anything.
+func TestSnapshotTheMachineRejects(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	n := c.mustOpen("c1", bootstrap)
+	c.put("a")
+	if _, err := n.Snapshot(c.bound()); err != nil {
+		t.Fatal(err)
+	}
+	c.stop(n)
+	newer := errors.New("snapshot format 2 is newer than this program")
+	_, err := c.open("c1", func(cfg *Config) { cfg.FSM = picky{FSM: cfg.FSM, err: newer} })
+	if !errors.Is(err, newer) || errors.Is(err, ErrDataLost) || ExitCode(err) != 1 {
+		t.Errorf("got %v (exit %d)", err, ExitCode(err))
+	}
+	c.mustOpen("c1")
+	c.same([]string{"a"})
+}
+
+type picky struct {
+	raft.FSM
+	err error
+}
+
+func (p picky) Restore(io.ReadCloser) error { return p.err }

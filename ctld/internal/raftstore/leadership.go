@@ -224,34 +224,3 @@ func (s *Store) WaitLeader(ctx context.Context) (Leader, error) {
 		}
 	}
 }
-
-// Transfer hands leadership to another voter: the one that was heard from lately
-// and has most of the log. It returns when this server no longer leads.
-// Leader only.
-func (s *Store) Transfer(ctx context.Context) error {
-	if s.raft.State() != raft.Leader {
-		return s.notLeader()
-	}
-	candidates := s.successors()
-	if len(candidates) == 0 {
-		return ErrNoSuccessor
-	}
-	var err error
-	for _, c := range candidates {
-		err = s.await(ctx, s.transferTo(c.Server))
-		if err == nil || ctx.Err() != nil || s.raft.State() != raft.Leader {
-			break
-		}
-		s.log.Warn("leadership transfer failed", "to", c.ID, "err", err)
-	}
-	if err != nil && s.raft.State() != raft.Leader {
-		err = nil
-	}
-	return err
-}
-
-func (s *Store) transferTo(to Server) func() raft.Future {
-	return func() raft.Future {
-		return s.raft.LeadershipTransferToServer(raft.ServerID(to.ID), raft.ServerAddress(to.Addr))
-	}
-}

@@ -240,23 +240,44 @@ func (s *Store) onMembership(index uint64, c raft.Configuration) {
 	}
 }
 
-// removed ends a server that the cluster has dismissed.
-func (s *Store) removed(reason string) {
-	if err := s.dir.MarkRemoved(reason); err != nil {
-		s.log.Error("removal cannot be noted", "err", err)
-	}
-	s.fatal(ExitDataLost, fmt.Sprintf("%s: discard %s and start with --join ADDR to come back", reason, s.dir.Path()))
+// onRetired is called when another member says that this server is retired.
+func (s *Store) onRetired() {
+	s.removed(s.ident.ServerID + " was removed from the cluster, says another member")
 }
 
-// warnIfRemoved speaks up when the latest membership known here, though perhaps
-// not committed, lacks this server and no leader talks to it any more.
-func (s *Store) warnIfRemoved() {
-	c := s.configuration()
-	here := slices.ContainsFunc(c.Servers, func(m raft.Server) bool { return string(m.ID) == s.ident.ServerID })
-	if here || !s.member.Load() || s.LeaderInfo().ID != "" {
-		return
+// removed ends a server that the cluster has dismissed.
+func (s *Store) removed(reason string) {
+	s.removedOnce.Do(func() {
+		if err := s.dir.MarkRemoved(reason); err != nil {
+			s.log.Error("removal cannot be noted", "err", err)
+		}
+		s.fatal(ExitDataLost, fmt.Sprintf("%s: discard %s and start with --join ADDR to come back", reason, s.dir.Path()))
+	})
+}
+
+// watchMembership looks out for a removal that this server was not told of as
+// committed: the leader stops talking to a removed server at once. When the latest
+// membership lacks this server and no leader is heard, it calls the others, who
+// say whether it is retired.
+func (s *Store) watchMembership(ctx context.Context) {
+	tick := time.NewTicker(5 * s.heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if _, here := s.self(); here || !s.member.Load() || s.LeaderInfo().ID != "" {
+			continue
+		}
+		s.log.Warn("this server seems to have been removed from the cluster", "id", s.ident.ServerID)
+		for _, m := range s.configuration().Servers {
+			if c, err := s.layer.Dial(s.trans.target(m.ID, m.Address), 0); err == nil {
+				_ = c.Close()
+			}
+		}
 	}
-	s.log.Warn("this server seems to have been removed from the cluster", "id", s.ident.ServerID)
 }
 
 func server(m raft.Server) Server {
@@ -283,26 +304,5 @@ func (s *Store) Members() []Member {
 		out = append(out, row)
 	}
 	slices.SortFunc(out, func(a, b Member) int { return strings.Compare(a.ID, b.ID) })
-	return out
-}
-
-// successors lists the other voters that could lead, the best first: those heard
-// from within an election timeout, by how much of the log they have.
-func (s *Store) successors() []Member {
-	var out []Member
-	for _, m := range s.Members() {
-		if !m.Self && m.Voter && time.Since(m.LastContact) < 2*s.heartbeat {
-			out = append(out, m)
-		}
-	}
-	slices.SortStableFunc(out, func(a, b Member) int {
-		switch {
-		case a.MatchIndex > b.MatchIndex:
-			return -1
-		case a.MatchIndex < b.MatchIndex:
-			return 1
-		}
-		return 0
-	})
 	return out
 }

@@ -74,8 +74,8 @@ func TestDeposedLeaderServesNoRead(t *testing.T) {
 	c.put("old")
 	for c.leader() != old {
 		lead := c.leader()
-		if err := lead.await(c.bound(), lead.transferTo(Server{ID: old.Identity().ServerID, Addr: old.layer.Addr().String()})); err != nil {
-			t.Fatal(err)
+		if err := lead.TransferTo(c.bound(), old.Identity().ServerID); err != nil {
+			t.Log(err) // not heard from yet
 		}
 	}
 	v.set(true, false)

@@ -46,7 +46,7 @@ func Recover(cfg Config) (Identity, error) {
 		return Identity{}, err
 	}
 	defer d.close()
-	if err := d.verify(id.Origin); err != nil {
+	if err := contain(func() error { return d.verify(id.Origin) }); err != nil {
 		return Identity{}, err
 	}
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(advertise))

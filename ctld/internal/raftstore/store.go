@@ -42,6 +42,8 @@ type Store struct {
 	membership chan struct{} // holds the token of the membership change under way
 	member     atomic.Bool   // a committed membership has listed this server
 
+	removedOnce sync.Once
+
 	dead      atomic.Bool // fatal was called
 	fatalOnce sync.Once
 	closeOnce sync.Once
@@ -66,6 +68,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
+	if err := raft.ValidateConfig(cfg.raftConfig(cfg.NodeName, nil)); err != nil {
+		return nil, fmt.Errorf("Timing: %w", err)
+	}
 	s := &Store{
 		cfg:        cfg,
 		log:        cfg.Logger,
@@ -119,7 +124,7 @@ func (s *Store) openIn(ctx context.Context, dir *datadir.Dir) error {
 		return err
 	}
 	if !pending {
-		err = s.verify(id.Origin)
+		err = contain(func() error { return s.verify(id.Origin) })
 	}
 	if err == nil {
 		err = s.readDisk()
@@ -128,7 +133,7 @@ func (s *Store) openIn(ctx context.Context, dir *datadir.Dir) error {
 		s.layer, err = peernet.New(peernet.Config{
 			Listener: listener, Advertise: advertise, TLS: s.cfg.TLS,
 			ClusterID: id.ClusterID + "/" + id.Incarnation, ServerID: id.ServerID,
-			Authorize: s.authorize, Dial: s.cfg.Hooks.Dial, Logger: s.log,
+			Authorize: s.authorize, OnRetired: s.onRetired, Dial: s.cfg.Hooks.Dial, Logger: s.log,
 		})
 	}
 	if err != nil {
@@ -187,6 +192,12 @@ func (s *Store) startRaft(pending bool) error {
 	if err != nil {
 		stopPump()
 		s.pumpDone.Wait()
+		switch {
+		case s.fsm.restoreErr != nil: // the files are whole, the state machine does not like them
+			return fmt.Errorf("%s: newest snapshot cannot be restored: %w", s.dir.Path(), s.fsm.restoreErr)
+		case errors.Is(err, ErrWrite):
+			return err
+		}
 		return lost(s.dir, "raft cannot start: "+err.Error())
 	}
 	s.high.term = s.raft.CurrentTerm
@@ -204,6 +215,7 @@ func (s *Store) startRaft(pending bool) error {
 	s.othersDone.Go(func() { s.high.run(others) })
 	s.othersDone.Go(func() { s.serveReads(others) })
 	s.othersDone.Go(func() { s.watchDisk(others) })
+	s.othersDone.Go(func() { s.watchMembership(others) })
 	lead, stopLead := context.WithCancel(context.Background())
 	s.stopLead = stopLead
 	s.leadDone.Go(func() { s.lead.run(lead.Done()) })

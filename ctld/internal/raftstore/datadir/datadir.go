@@ -70,10 +70,17 @@ func Open(path string, opts Options) (*Dir, error) {
 		dir *Dir
 		err error
 	}
-	ch := make(chan result, 1)
+	ch := make(chan result)
+	tooLate := make(chan struct{})
 	go func() {
 		d, err := open(path, opts)
-		ch <- result{d, err}
+		select {
+		case ch <- result{d, err}:
+		case <-tooLate:
+			if err == nil {
+				_ = d.Close()
+			}
+		}
 	}()
 	limit := time.NewTimer(3 * opts.ProbeLimit)
 	defer limit.Stop()
@@ -81,6 +88,7 @@ func Open(path string, opts Options) (*Dir, error) {
 	case r := <-ch:
 		return r.dir, r.err
 	case <-limit.C:
+		close(tooLate)
 		return nil, fmt.Errorf("%s: %w: a small write took longer than %v", path, ErrSlow, 3*opts.ProbeLimit)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +89,27 @@ func TestModeAndSpace(t *testing.T) {
 				t.Errorf("mode left at %v", st.Mode())
 			}
 		})
+	}
+}
+
+func TestSlowDisk(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir()
+	opts := testOptions
+	opts.ProbeLimit = time.Nanosecond
+	if _, err := Open(path, opts); !errors.Is(err, ErrSlow) {
+		t.Errorf("got %v", err)
+	}
+	// What answers too late gives the directory up.
+	for deadline := time.Now().Add(30 * time.Second); ; runtime.Gosched() {
+		d, err := Open(path, testOptions)
+		if err == nil {
+			d.Close()
+			return
+		}
+		if !errors.Is(err, ErrLocked) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
 	}
 }
 

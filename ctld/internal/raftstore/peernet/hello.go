@@ -16,6 +16,7 @@ const (
 	otherCluster
 	otherServer
 	forbidden
+	retired
 )
 
 // Errors of Dial.
@@ -24,6 +25,9 @@ var (
 	ErrOtherCluster = errors.New("another cluster answers there")
 	// ErrOtherServer means that the address is now another server's.
 	ErrOtherServer = errors.New("another server answers there")
+	// ErrRetired means that this server's ID was removed from the cluster for good.
+	// Authorize returns it to say so to the peer.
+	ErrRetired = errors.New("server ID is retired")
 	// ErrForbidden means that the server there does not talk to this one.
 	ErrForbidden = errors.New("refused by the server there")
 )
@@ -78,6 +82,8 @@ func readVerdict(r io.Reader) error {
 		return ErrOtherCluster
 	case otherServer:
 		return ErrOtherServer
+	case retired:
+		return ErrRetired
 	}
 	return ErrForbidden
 }

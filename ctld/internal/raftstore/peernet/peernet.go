@@ -43,6 +43,9 @@ type Config struct {
 	Authorize func(serverID string, state *tls.ConnectionState) error
 	// Dial opens outbound connections; nil means a net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// OnRetired, when set, is called when another server says that this one's ID is
+	// retired.
+	OnRetired func()
 	// Logger is required.
 	Logger *slog.Logger
 }
@@ -267,7 +270,10 @@ func (l *Layer) judge(h hello, state *tls.ConnectionState) (byte, error) {
 		return forbidden, fmt.Errorf("%s is this server's own ID: the same data directory runs twice", h.from)
 	}
 	if l.cfg.Authorize != nil {
-		if err := l.cfg.Authorize(h.from, state); err != nil {
+		switch err := l.cfg.Authorize(h.from, state); {
+		case errors.Is(err, ErrRetired):
+			return retired, fmt.Errorf("%s: %w", h.from, err)
+		case err != nil:
 			return forbidden, fmt.Errorf("%s is not authorized: %w", h.from, err)
 		}
 	}
@@ -297,6 +303,9 @@ func (l *Layer) Dial(target raft.ServerAddress, timeout time.Duration) (net.Conn
 	c, err := l.introduce(ctx, raw, id, address)
 	if err != nil {
 		_ = raw.Close()
+		if errors.Is(err, ErrRetired) && l.cfg.OnRetired != nil {
+			l.cfg.OnRetired()
+		}
 		return nil, fmt.Errorf("dial %s at %s: %w", id, address, err)
 	}
 	return c, nil

@@ -81,7 +81,7 @@ func exchange(t *testing.T, from, to *Layer, id string) error {
 
 func TestGreeting(t *testing.T) {
 	t.Parallel()
-	refuse := errors.New("retired")
+	refuse := errors.New("not today")
 	tests := []struct {
 		name   string
 		dialer func(*Config)
@@ -96,14 +96,22 @@ func TestGreeting(t *testing.T) {
 		{"not authorized", nil, func(c *Config) {
 			c.Authorize = func(string, *tls.ConnectionState) error { return refuse }
 		}, "b", ErrForbidden},
+		{"retired", nil, func(c *Config) {
+			c.Authorize = func(string, *tls.ConnectionState) error { return ErrRetired }
+		}, "b", ErrRetired},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
+			told := false
 			a, b := layer(t, "a", tt.dialer), layer(t, "b", tt.accept)
+			a.cfg.OnRetired = func() { told = true }
 			echo(b)
 			if err := exchange(t, a, b, tt.to); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
 				t.Errorf("got %v, want %v", err, tt.want)
+			}
+			if told != errors.Is(tt.want, ErrRetired) {
+				t.Errorf("told of its retirement: %v", told)
 			}
 		})
 	}
