@@ -18,8 +18,8 @@ import (
 	"github.com/fettle-hpc/fettle/noded/internal/gres/report"
 )
 
-// errLate means that fettle-nvml did not answer in time.
-var errLate = errors.New("no answer in time")
+// errLate means that fettle-nvml did not answer in time, for which the driver is to blame.
+var errLate = errors.New("the NVIDIA driver does not answer")
 
 // maxStderr bounds what is kept of a child's complaints.
 const maxStderr = 4 << 10
@@ -38,7 +38,7 @@ type child struct {
 	reaped bool
 }
 
-// startChild runs the program. The context ends its output, not the program: call stop.
+// startChild runs the program. Whoever starts it calls stop.
 func startChild(path string, args []string) (*child, error) {
 	out, outChild, err := os.Pipe()
 	if err != nil {
@@ -58,8 +58,7 @@ func startChild(path string, args []string) (*child, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", path, err), out.Close(), errs.Close())
 	}
-	c := &child{pid: cmd.Process.Pid, stdout: out, lines: bufio.NewReaderSize(out, 64<<10), stderr: &complaints{}, ended: make(chan struct{})}
-	go c.stderr.collect(errs)
+	c := &child{pid: cmd.Process.Pid, stdout: out, lines: bufio.NewReaderSize(out, 64<<10), stderr: collect(errs), ended: make(chan struct{})}
 	go c.reap(cmd)
 	return c, nil
 }
@@ -108,23 +107,24 @@ func (c *child) kill() {
 // stop ends the child and reports whether it is gone. It waits for at most wait.
 func (c *child) stop(kill func(*child), wait time.Duration) bool {
 	kill(c)
+	_ = c.stdout.Close()
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	gone := true
 	select {
 	case <-c.ended:
+		c.stderr.close(timer.C)
+		return true
 	case <-timer.C:
-		gone = false
+		now := make(chan time.Time)
+		close(now)
+		c.stderr.close(now)
+		return false
 	}
-	// Both ends of reading: ours now, the collector's by the child's end or by this.
-	_ = c.stdout.Close()
-	c.stderr.close()
-	return gone
 }
 
-// next reads one message, waiting for at most wait. The end of the output is io.EOF.
-func (c *child) next(ctx context.Context, wait time.Duration) (report.Message, error) {
-	if err := c.stdout.SetReadDeadline(time.Now().Add(wait)); err != nil {
+// next reads one message, waiting until end, which is some limit after something. The end of the output is io.EOF.
+func (c *child) next(ctx context.Context, end time.Time, limit time.Duration) (report.Message, error) {
+	if err := c.stdout.SetReadDeadline(end); err != nil {
 		return report.Message{}, fmt.Errorf("deadline for fettle-nvml: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.stdout.SetReadDeadline(time.Unix(1, 0)) })
@@ -134,7 +134,7 @@ func (c *child) next(ctx context.Context, wait time.Duration) (report.Message, e
 	case ctx.Err() != nil:
 		return report.Message{}, context.Cause(ctx)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return report.Message{}, fmt.Errorf("%w: %v", errLate, wait)
+		return report.Message{}, fmt.Errorf("%w within %v", errLate, limit)
 	case err != nil:
 		return report.Message{}, err
 	}
@@ -167,8 +167,38 @@ func (c *child) line() ([]byte, error) {
 
 // complaints keeps the beginning of what a child writes to its standard error.
 type complaints struct {
-	mu   sync.Mutex
 	file *os.File
+	// done is closed when nothing more is read; kept is set before that.
 	done chan struct{}
 	kept []byte
+}
+
+func collect(f *os.File) *complaints {
+	c := &complaints{file: f, done: make(chan struct{})}
+	go func() {
+		defer close(c.done)
+		c.kept, _ = io.ReadAll(io.LimitReader(f, maxStderr))
+		_, _ = io.Copy(io.Discard, f)
+	}()
+	return c
+}
+
+// close ends the collecting, at the latest when the timer rings.
+func (c *complaints) close(timer <-chan time.Time) {
+	select {
+	case <-c.done:
+	case <-timer:
+	}
+	_ = c.file.Close()
+	<-c.done
+}
+
+// text is the first line; only after close.
+func (c *complaints) text() string {
+	for line := range strings.Lines(string(c.kept)) {
+		if t := report.Text(line); t != "" {
+			return t
+		}
+	}
+	return ""
 }
