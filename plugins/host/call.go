@@ -5,7 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
+
+// clockSlack is how much earlier than here a deadline may strike in a plugin.
+const clockSlack = 100 * time.Millisecond
 
 // callOptions say how a call is made.
 type callOptions struct {
@@ -39,8 +45,12 @@ func (p *Plugin) call(ctx context.Context, o callOptions, fn func(context.Contex
 		return nil
 	}
 	var caller error
-	if ctx.Err() != nil {
+	switch deadline, ok := ctx.Deadline(); {
+	case ctx.Err() != nil:
 		caller = context.Cause(ctx)
+	case ok && deadline.Before(begin.Add(o.timeout)) && time.Until(deadline) < clockSlack && status.Code(err) == codes.DeadlineExceeded:
+		// The plugin was told the caller's deadline, and its clock struck first.
+		caller = context.DeadlineExceeded
 	}
 	err = classify(p.cfg.Name, err, caller, errors.Is(context.Cause(callCtx), ErrLate))
 	p.failed(inst, err, time.Since(begin), o.strict)
@@ -78,27 +88,31 @@ func (p *Plugin) failed(inst *instance, err error, d time.Duration, strict bool)
 	}
 	p.count.failures++
 	p.latency.add(d)
-	if (late || gone || strict) && (p.inst == inst || !gone) {
-		// What the supervisor has said about the end of the process says more than that the connection broke.
+	current := p.inst == inst
+	// Of a run that has been given up already nothing counts any more.
+	counts := current && (late || strict)
+	if gone {
+		// The connection broke: the process is ending, or of no use without it. However many calls that took with it, it
+		// is one failure, and none when the end was our own doing.
+		counts = inst.cause == nil && !inst.broke
+		inst.broke = true
+		p.dropLocked(inst)
+	}
+	if !counts {
+		if current && answered {
+			p.breaker.succeeded(time.Now())
+		}
+		return
+	}
+	if current {
+		// Otherwise the supervisor has noted how the process ended, which says more.
 		p.lastErr = err
 	}
-	if gone {
-		// The connection broke. The process is ending, or of no use without it.
-		inst.proc.kill()
-		if p.inst == inst {
-			p.inst = nil
-			p.setState(StateFailed)
-		}
-	}
-	if !late && !gone && !strict {
-		p.breaker.succeeded(time.Now())
-	} else if p.breaker.failed(time.Now()) {
+	if p.breaker.failed(time.Now()) {
 		p.log.logger.Error("plugin left alone after repeated failures", "error", err, "open_for", p.breaker.length)
-		if p.inst != nil {
+		if !gone {
 			// A hung process does not mend itself; after the pause a fresh one is tried.
-			p.endLocked(p.inst, errBreaker)
-			p.inst = nil
-			p.setState(StateFailed)
+			p.endLocked(inst, errBreaker)
 		}
 	}
 }

@@ -42,6 +42,8 @@ type instance struct {
 	exited chan struct{}
 	// cause is why it was ended by us, when it was. Plugin's lock guards it.
 	cause error
+	// broke says that its connection broke and that this has been counted. Plugin's lock guards it.
+	broke bool
 }
 
 // launch starts the plugin, shakes hands, connects, asks who it is and configures it, all within cfg.StartTimeout.

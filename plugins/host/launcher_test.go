@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	pluginv1 "github.com/fettle-hpc/fettle/proto/plugin/v1"
 )
@@ -143,6 +145,42 @@ func TestConcurrentCalls(t *testing.T) {
 	}
 	mostly.Wait()
 	wg.Wait()
+}
+
+// TestCallsThatEndTogether: a crash or a reload that takes many calls with it is one failure, or none, and not the many that
+// would open the breaker.
+func TestCallsThatEndTogether(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*testing.T, *Plugin){
+		"reload": func(_ *testing.T, p *Plugin) { p.Reload() },
+		"crash": func(t *testing.T, p *Plugin) {
+			if err := unix.Kill(pidOf(t, p), unix.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := quickLaunch(t, plugin(t, "launch-lora"))
+			cfg.CallTimeout = patience
+			// Were it to open, the test would wait for it in vain.
+			cfg.Breaker.Open, cfg.Breaker.MaxOpen = time.Hour, time.Hour
+			p := start(t, cfg)
+			ready(t, p)
+			var calls sync.WaitGroup
+			for range 10 {
+				calls.Go(func() {
+					if _, err := tryValidate(t, p, "hang"); !errors.Is(err, ErrUnavailable) {
+						t.Errorf("got %v, want ErrUnavailable", err)
+					}
+				})
+			}
+			eventually(t, "all calls are under way", func() bool { return len(p.calls) == 10 })
+			end(t, p)
+			calls.Wait()
+			validate(t, p, "1")
+		})
+	}
 }
 
 // TestWords: what a user is shown has no control characters and ends somewhere.

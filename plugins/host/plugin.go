@@ -239,7 +239,16 @@ func (p *Plugin) endLocked(inst *instance, cause error) {
 	if inst.cause == nil {
 		inst.cause = cause
 	}
+	p.dropLocked(inst)
+}
+
+// dropLocked kills a run and has nobody call it any more.
+func (p *Plugin) dropLocked(inst *instance) {
 	inst.proc.kill()
+	if p.inst == inst {
+		p.inst = nil
+		p.setState(StateFailed)
+	}
 }
 
 func (p *Plugin) poke() {
