@@ -13,8 +13,14 @@ type interner struct {
 	blobs   map[string][]byte
 	env     map[string][]*fettlev1.KeyValue
 	specs   map[specKey]*fettlev1.JobSpec
+	gpus    map[gpuKey]*fettlev1.GPURequest
 	held    int
 	key     []byte
+}
+
+type gpuKey struct {
+	kind  string
+	count uint32
 }
 
 // specKey is what makes two stored specifications equal: what was asked for, and what the policy filled in.
@@ -43,6 +49,7 @@ func (in *interner) reset() {
 	in.blobs = make(map[string][]byte)
 	in.env = make(map[string][]*fettlev1.KeyValue)
 	in.specs = make(map[specKey]*fettlev1.JobSpec)
+	in.gpus = make(map[gpuKey]*fettlev1.GPURequest)
 	in.held = 0
 }
 
@@ -120,8 +127,14 @@ func (in *interner) share(s *fettlev1.JobSpec) {
 	} {
 		in.str(p)
 	}
-	if s.GpusPerNode != nil {
-		in.str(&s.GpusPerNode.Type)
+	if g := s.GpusPerNode; g != nil && len(g.Type) <= maxInternedString {
+		k := gpuKey{g.Type, g.Count}
+		if old, ok := in.gpus[k]; ok {
+			s.GpusPerNode = old
+		} else {
+			in.room(len(g.Type))
+			in.gpus[k] = g
+		}
 	}
 	in.list(s.Nodelist)
 	in.list(s.Exclude)

@@ -208,7 +208,7 @@ func (b *Builder) Finish() (*Snapshot, error) {
 		return nil, badRecord("there is no meta record")
 	}
 	s := b.t.snapshot()
-	if err := s.Verify(); err != nil {
+	if err := s.verify(false); err != nil {
 		return nil, err
 	}
 	return s, nil
