@@ -224,8 +224,15 @@ func contain(fn func() error) error {
 // with it before it counts.
 func identify(ctx context.Context, cfg *Config, dir *datadir.Dir) (id datadir.Identity, pending bool, err error) {
 	id, ok, err := dir.Identity()
-	if err != nil || ok {
+	if err != nil {
 		return id, false, err
+	}
+	if ok {
+		if id.Name != cfg.NodeName {
+			return id, false, fmt.Errorf("%w: %s is %s's, this is %s: use its own directory, or the old name",
+				ErrOtherName, dir.Path(), id.Name, cfg.NodeName)
+		}
+		return id, false, nil
 	}
 	has, err := dir.HasState()
 	if err != nil {
@@ -270,10 +277,10 @@ func newIdentity(name, origin string, info ClusterInfo) datadir.Identity {
 	}
 }
 
-// bootstrapIdentity makes the identity of a new cluster, unless a probed peer
-// serves one: then this controller was wiped and bootstrapping would split it off.
+// bootstrapIdentity makes the identity of a new cluster, unless another controller
+// serves one: then this one was wiped and bootstrapping would split it off.
 func bootstrapIdentity(ctx context.Context, cfg *Config) (datadir.Identity, error) {
-	for _, address := range cfg.BootstrapProbe {
+	for _, address := range cfg.Join {
 		probe, cancel := context.WithTimeout(ctx, 2*time.Second)
 		info, err := cfg.Joiner.Cluster(probe, address)
 		cancel()

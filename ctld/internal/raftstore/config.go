@@ -72,16 +72,14 @@ type Config struct {
 	AuthorizePeer func(serverID string, state *tls.ConnectionState) error
 
 	// Bootstrap makes a new cluster with this server as its only member if the
-	// data directory is empty. On a directory with an identity it does nothing.
+	// data directory is empty. On a directory with an identity it does nothing. With
+	// Join as well, the addresses there are asked first, and Open refuses when one
+	// of them serves a cluster: then this controller was wiped.
 	Bootstrap bool
-	// BootstrapProbe lists API addresses that Joiner.Cluster is asked about before
-	// bootstrapping; one that already serves a cluster makes Open refuse.
-	BootstrapProbe []string
 	// Join lists API addresses of controllers to join through if this server is
 	// not a voter yet. On a directory that is a member it does nothing.
 	Join []string
-	// Joiner carries the join over the network. Required with Join and
-	// BootstrapProbe.
+	// Joiner carries the join over the network. Required with Join.
 	Joiner Joiner
 
 	// FSM is the state machine. A raft.BatchingFSM gets batches, of command
@@ -90,7 +88,7 @@ type Config struct {
 	// OnGained is called after this server was elected and its FSM has applied all
 	// entries of earlier terms. ctx ends when that leadership does. OnLost follows
 	// once OnGained returned, before any later OnGained. Both run on one
-	// goroutine; neither may call Shutdown.
+	// goroutine, perhaps before Open returned; neither may call Shutdown.
 	OnGained func(ctx context.Context, term uint64)
 	// OnLost: see OnGained. It is called for exactly the terms OnGained was.
 	OnLost func(term uint64)
@@ -189,10 +187,8 @@ func (c *Config) Validate() error {
 		return errors.New("RaftAddr: empty, give host:port")
 	case c.FSM == nil:
 		return errors.New("FSM: nil")
-	case c.Bootstrap && len(c.Join) > 0:
-		return errors.New("Bootstrap and Join exclude each other: bootstrap the first controller, join the others to it")
-	case (len(c.Join) > 0 || len(c.BootstrapProbe) > 0) && c.Joiner == nil:
-		return errors.New("Joiner: nil, but Join or BootstrapProbe is set")
+	case len(c.Join) > 0 && c.Joiner == nil:
+		return errors.New("Joiner: nil, but Join is set")
 	case c.Timing < 0:
 		return fmt.Errorf("Timing: %v is negative", c.Timing)
 	case c.SnapshotRetain < 0:

@@ -13,7 +13,7 @@ import (
 // back-off) and must not restart on ExitNoIdentity and ExitDataLost.
 const (
 	// ExitNoIdentity: the data directory holds no identity and neither
-	// Bootstrap nor Join was given.
+	// Bootstrap nor Join was given, or the one given does not fit.
 	ExitNoIdentity = 64
 	// ExitDataLost: the data directory lost acknowledged data, is quarantined
 	// after an I/O error, or belongs to a server that was removed from the
@@ -73,8 +73,11 @@ var (
 	ErrRetired = peernet.ErrRetired
 	// ErrNameInUse: a live member of the cluster has this name.
 	ErrNameInUse = errors.New("controller name is in use")
-	// ErrClusterExists: Bootstrap was asked for on an empty directory, but a probed
-	// peer already serves a cluster. Exits as ErrNoIdentity does.
+	// ErrOtherName: the data directory belongs to a controller of another name.
+	// Exits as ErrNoIdentity does.
+	ErrOtherName = errors.New("data directory belongs to another controller")
+	// ErrClusterExists: Bootstrap was asked for on an empty directory, but another
+	// controller serves a cluster already. Exits as ErrNoIdentity does.
 	ErrClusterExists = errors.New("a cluster exists already")
 )
 
@@ -109,7 +112,7 @@ func ExitCode(err error) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, ErrNoIdentity), errors.Is(err, ErrClusterExists):
+	case errors.Is(err, ErrNoIdentity), errors.Is(err, ErrClusterExists), errors.Is(err, ErrOtherName):
 		return ExitNoIdentity
 	case errors.Is(err, ErrDataLost), errors.Is(err, datadir.ErrDamaged), errors.Is(err, ErrQuarantined),
 		errors.Is(err, ErrRemoved), errors.Is(err, ErrRetired):

@@ -70,8 +70,7 @@ func TestWipedControllerCannotLoseEntries(t *testing.T) {
 	// With its old flags it is refused, whatever they were.
 	c.refused(wiped.name, ExitNoIdentity, ErrNoIdentity, "--bootstrap once per cluster or --join ADDR")
 	stale = c.mustOpen(stale.name)
-	c.refused(wiped.name, ExitNoIdentity, ErrClusterExists, "use --join", bootstrap,
-		func(cfg *Config) { cfg.BootstrapProbe = []string{stale.name} })
+	c.refused(wiped.name, ExitNoIdentity, ErrClusterExists, "use --join", bootstrap, join(stale.name))
 
 	// The stale one alone elects nobody; beside the old leader it catches up.
 	lead = c.mustOpen(lead.name)
@@ -106,12 +105,20 @@ func TestBootstrapTwiceIsTheSameCluster(t *testing.T) {
 	first := n.Identity()
 	c.put("a")
 	c.stop(n)
-	n = c.mustOpen("c1", bootstrap, func(cfg *Config) { cfg.BootstrapProbe = []string{"c1"} })
+	n = c.mustOpen("c1", bootstrap, join("c1"))
 	if n.Identity() != first {
 		t.Errorf("identity changed from %+v to %+v", first, n.Identity())
 	}
 	c.put("b")
 	c.same([]string{"a", "b"})
+}
+
+func TestDirectoryOfAnotherController(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	n := c.mustOpen("c1", bootstrap)
+	c.stop(n)
+	c.refused("c2", ExitNoIdentity, ErrOtherName, "c1", func(cfg *Config) { cfg.DataDir = n.dir })
 }
 
 func TestInterruptedBootstrapGoesOn(t *testing.T) {

@@ -15,8 +15,8 @@ import (
 // that was, the cluster gets a new incarnation. Controllers that were not lost
 // after all must be discarded and join again; they cannot reach this one.
 //
-// No Store may be open on the directory. cfg.FSM is used up and must not be
-// opened afterwards.
+// No Store may be open on the directory. cfg.FSM is used up and cfg.Listener is
+// closed; neither may be used for the Open that follows.
 func Recover(cfg Config) (Identity, error) {
 	if err := cfg.Validate(); err != nil {
 		return Identity{}, err

@@ -343,7 +343,7 @@ func (s *Store) onWriteError(op string, err error) {
 		noted := make(chan struct{})
 		go func() { // the disk may hang on this, too
 			defer close(noted)
-			_ = s.dir.Quarantine(fmt.Sprintf("%s: %s: %v", time.Now().UTC().Format(time.RFC3339), op, err))
+			_ = Quarantine(s.cfg.DataDir, fmt.Sprintf("%s: %v", op, err))
 		}()
 		select {
 		case <-noted:
@@ -380,6 +380,13 @@ func exit(code int, msg string) {
 	case <-time.After(200 * time.Millisecond):
 	}
 	os.Exit(code)
+}
+
+// Quarantine makes every later Open of the data directory fail with
+// ErrQuarantined: for a replica that has diverged from the others. The directory
+// may be open.
+func Quarantine(dataDir, reason string) error {
+	return datadir.Quarantine(dataDir, time.Now().UTC().Format(time.RFC3339)+": "+reason)
 }
 
 // Discard moves everything in a data directory into a subdirectory of it, so that

@@ -2,11 +2,17 @@ package raftstore
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/fettle-hpc/fettle/ctld/internal/raftstore/datadir"
 )
 
 func TestBootstrapAndJoin(t *testing.T) {
@@ -277,13 +283,12 @@ func TestValidate(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	for name, change := range map[string]func(*Config){
-		"DataDir":   func(cfg *Config) { cfg.DataDir = "" },
-		"NodeName":  func(cfg *Config) { cfg.NodeName = "a b" },
-		"RaftAddr":  func(cfg *Config) { cfg.RaftAddr = "" },
-		"FSM":       func(cfg *Config) { cfg.FSM = nil },
-		"Bootstrap": func(cfg *Config) { cfg.Bootstrap, cfg.Join = true, []string{"x"} },
-		"Joiner":    func(cfg *Config) { cfg.Join, cfg.Joiner = []string{"x"}, nil },
-		"Timing":    func(cfg *Config) { cfg.Timing = -1 },
+		"DataDir":  func(cfg *Config) { cfg.DataDir = "" },
+		"NodeName": func(cfg *Config) { cfg.NodeName = "a b" },
+		"RaftAddr": func(cfg *Config) { cfg.RaftAddr = "" },
+		"FSM":      func(cfg *Config) { cfg.FSM = nil },
+		"Joiner":   func(cfg *Config) { cfg.Join, cfg.Joiner = []string{"x"}, nil },
+		"Timing":   func(cfg *Config) { cfg.Timing = -1 },
 	} {
 		cfg, _ := c.config("c1")
 		change(&cfg)
@@ -303,5 +308,109 @@ func TestWaitLeaderEndsWithContext(t *testing.T) {
 	defer cancel()
 	if l, err := nodes[1].WaitLeader(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %+v, %v", l, err)
+	}
+}
+
+func TestTimingTooShort(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	_, err := c.open("c1", bootstrap, func(cfg *Config) { cfg.Timing = 0.001 })
+	if err == nil || ExitCode(err) != 1 || errors.Is(err, ErrDataLost) {
+		t.Fatalf("got %v (exit %d)", err, ExitCode(err))
+	}
+	c.mustOpen("c1", bootstrap)
+}
+
+// TestFlap loses and regains leadership faster than the callbacks run.
+func TestFlap(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	type event struct {
+		term   uint64
+		gained bool
+	}
+	events := make(chan event, 16)
+	hold := make(chan struct{})
+	n := c.mustOpen("c1", bootstrap, func(cfg *Config) {
+		cfg.OnGained = func(ctx context.Context, term uint64) {
+			<-hold
+			events <- event{term, true}
+		}
+		cfg.OnLost = func(term uint64) { events <- event{term, false} }
+	})
+	c.leader()
+	for range 3 {
+		n.lead.notify <- false
+		n.lead.notify <- true
+	}
+	c.eventually("the notifications are taken", func() bool { return len(n.lead.notify) == 0 })
+	close(hold)
+	c.leader()
+	if err := n.Barrier(c.bound()); err != nil {
+		t.Fatal(err)
+	}
+	c.stop(n)
+	close(events)
+	want, count := true, 0
+	for e := range events {
+		if e.gained != want || e.term == 0 {
+			t.Fatalf("event %d is %+v", count, e)
+		}
+		want = !want
+		count++
+	}
+	if !want || count < 4 {
+		t.Errorf("%d events, the last one gained: %v", count, !want)
+	}
+}
+
+func TestTLSBetweenControllers(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewUnstartedServer(nil)
+	srv.StartTLS()
+	srv.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(srv.Certificate())
+	conf := &tls.Config{Certificates: srv.TLS.Certificates, RootCAs: roots, ClientAuth: tls.RequireAnyClientCert}
+	var asked atomic.Int32
+	secure := func(cfg *Config) {
+		cfg.TLS = conf
+		cfg.AuthorizePeer = func(id string, state *tls.ConnectionState) error {
+			if id == "" || state == nil || len(state.PeerCertificates) == 0 {
+				return errors.New("who is that")
+			}
+			asked.Add(1)
+			return nil
+		}
+	}
+	c := newCluster(t)
+	c.mustOpen("c1", bootstrap, secure)
+	c.mustOpen("c2", join("c1"), secure)
+	c.put("a")
+	c.same([]string{"a"})
+	if asked.Load() == 0 {
+		t.Error("nobody was asked about the peers")
+	}
+}
+
+func TestDiskLevels(t *testing.T) {
+	t.Parallel()
+	const gib = 1 << 30
+	tests := []struct {
+		name        string
+		free, total uint64
+		want        DiskLevel
+	}{
+		{"large disk, 5 % free", 25 * gib, 500 * gib, DiskOK},
+		{"large disk, under a gigabyte", gib - 1, 500 * gib, DiskLow},
+		{"large disk, under half of that", gib/2 - 1, 500 * gib, DiskCritical},
+		{"small disk, 11 % free", 11 << 20, 100 << 20, DiskOK},
+		{"small disk, 9 % free", 9 << 20, 100 << 20, DiskLow},
+		{"small disk, 4 % free", 4 << 20, 100 << 20, DiskCritical},
+	}
+	for _, tt := range tests {
+		if got := gradeDisk(datadir.Space{Free: tt.free, Total: tt.total}).Level; got != tt.want {
+			t.Errorf("%s: level %v, want %v", tt.name, got, tt.want)
+		}
 	}
 }

@@ -230,8 +230,11 @@ func (d *Dir) Warnings() []string { return d.warnings }
 
 func (d *Dir) file(name string) string { return filepath.Join(d.path, name) }
 
-// Quarantine makes every later Open fail with ErrQuarantined and the reason.
-func (d *Dir) Quarantine(reason string) error { return d.write(quarantine, []byte(reason+"\n")) }
+// Quarantine makes every later Open of the directory at path fail with
+// ErrQuarantined and the reason. The directory need not be held.
+func Quarantine(path, reason string) error {
+	return (&Dir{path: path}).write(quarantine, []byte(reason+"\n"))
+}
 
 // MarkRemoved makes every later Open fail with ErrRemoved and the reason.
 func (d *Dir) MarkRemoved(reason string) error { return d.write(removed, []byte(reason+"\n")) }

@@ -174,7 +174,7 @@ func TestNotes(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
 	d := mustOpen(t, path)
-	if err := d.Quarantine("input/output error in StoreLogs"); err != nil {
+	if err := Quarantine(path, "input/output error in StoreLogs"); err != nil {
 		t.Fatal(err)
 	}
 	d.Close()
