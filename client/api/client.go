@@ -213,6 +213,31 @@ func (c *Client) tryOne(addr string, try func(fettlev1.ControllerServiceClient) 
 	return v
 }
 
+// PreferLeader finds out who leads, so that the next calls go there first: only the leader knows why jobs wait, how far
+// training is and what GPUs are doing. It takes one short round trip and does nothing when no controller can tell.
+func (c *Client) PreferLeader(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
+	defer cancel()
+	var h *fettlev1.Header
+	for _, addr := range c.order() {
+		v := c.tryOne(addr, func(s fettlev1.ControllerServiceClient) error {
+			tctx, tcancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout/2)
+			defer tcancel()
+			r, err := s.GetPolicy(tctx, &fettlev1.GetPolicyRequest{})
+			h = r.GetHeader()
+			return err
+		})
+		if v.action != done {
+			continue
+		}
+		c.setPrefer(addr)
+		if !h.GetIsLeader() && config.Local(h.GetLeaderAddr()) {
+			c.setPrefer(h.GetLeaderAddr())
+		}
+		return
+	}
+}
+
 // order lists the addresses, the preferred one first.
 func (c *Client) order() []string {
 	c.mu.Lock()
@@ -277,9 +302,9 @@ func (c *Client) gaveUp(ctx context.Context, last *Error, unknown bool) *Error {
 		return e
 	}
 	switch {
-	case last != nil && last.noLeader:
-		e.Problem = "the controllers have no leader"
-		e.Remedy = "see fctl raft list; more than half of the controllers must run"
+	case last != nil && last.said:
+		e.Field, e.Problem, e.Remedy = last.Field, last.Problem, last.Remedy
+		return e
 	case len(c.cfg.Controllers) == 1:
 		e.Problem = "controller " + c.cfg.Controllers[0] + " does not answer"
 	default:
@@ -288,9 +313,7 @@ func (c *Client) gaveUp(ctx context.Context, last *Error, unknown bool) *Error {
 	if last != nil && last.reach != "" {
 		e.Problem += " (" + last.reach + ")"
 	}
-	if e.Remedy == "" {
-		e.Remedy = "start the cluster, or name other controllers with -M or FETTLE_CONTROLLERS"
-	}
+	e.Remedy = "start the cluster, or name other controllers with -M or FETTLE_CONTROLLERS"
 	return e
 }
 

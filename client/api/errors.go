@@ -24,9 +24,9 @@ type Error struct {
 	// Cause is the last error of a controller, for errors.Is; may be nil.
 	Cause error
 
-	// reach says in few words why a controller gave no answer; noLeader that it answered that it has no leader.
-	reach    string
-	noLeader bool
+	// reach says in few words why a controller gave no answer; said is set when it gave the problem itself.
+	reach string
+	said  bool
 }
 
 // Error renders "FIELD: PROBLEM; REMEDY" with the parts that are there. It may hold characters that a terminal must not
@@ -144,12 +144,7 @@ func judge(err error) verdict {
 			v.action = elsewhere
 		}
 	case codes.Unavailable:
-		v.action = unclear
-		e.noLeader = said
-		e.reach = "connection lost"
-		if said {
-			e.reach = e.Problem
-		}
+		v.action, e.said, e.reach = unclear, said, "connection lost"
 	case codes.DeadlineExceeded:
 		v.action, e.reach = unclear, "no answer in time"
 	case codes.Aborted, codes.Canceled:

@@ -297,7 +297,7 @@ func (c *call) config() (*config.Config, error) {
 	if err != nil {
 		var ce *config.Error
 		if errors.As(err, &ce) && ce.Where == "--controllers" {
-			return nil, &usageError{err.Error()}
+			return nil, &usageError{msg: err.Error()}
 		}
 		return nil, err
 	}
@@ -359,8 +359,8 @@ func (e several) Error() string { return e[0].Error() }
 // withHint adds where to read more to the errors of a command line.
 func withHint(err error, cmd *command) error {
 	var u *usageError
-	if errors.As(err, &u) && !strings.Contains(u.msg, " --help") {
-		return &usageError{u.msg + " (see " + cmd.path + " --help)"}
+	if errors.As(err, &u) && u.hint {
+		return &usageError{msg: u.msg + "; see " + cmd.path + " --help"}
 	}
 	return err
 }

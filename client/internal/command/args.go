@@ -36,15 +36,20 @@ type parsed struct {
 }
 
 // usageError is a command line that makes no sense.
-type usageError struct{ msg string }
+type usageError struct {
+	msg string
+	// hint is set when the message does not say what to do.
+	hint bool
+}
 
 func (e *usageError) Error() string { return e.msg }
 
+// usagef makes a usage error of what is wrong and what to do about it, which may be empty.
 func usagef(problem, remedy string) error {
-	if remedy != "" {
-		problem += "; " + remedy
+	if remedy == "" {
+		return &usageError{problem, true}
 	}
-	return &usageError{problem}
+	return &usageError{problem + "; " + remedy, false}
 }
 
 // scan takes args apart. Flags may stand before and after arguments until stop says otherwise about the arguments so far,
@@ -208,25 +213,29 @@ func nearest(name string, words []string) string {
 	return best
 }
 
-// distance is the number of letters to add, drop or change to make b of a; long words count as far apart.
+// distance is the number of letters to add, drop, change or swap with their neighbour to make b of a; long words count
+// as far apart.
 func distance(a, b string) int {
 	if len(a) > 40 || len(b) > 40 {
 		return 40
 	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	before, last, cur := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
-		diag := row[0]
-		row[0] = i
+		cur[0] = i
 		for j := 1; j <= len(b); j++ {
 			cost := 1
 			if a[i-1] == b[j-1] {
 				cost = 0
 			}
-			diag, row[j] = row[j], min(row[j]+1, row[j-1]+1, diag+cost)
+			cur[j] = min(last[j]+1, cur[j-1]+1, last[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				cur[j] = min(cur[j], before[j-2]+1)
+			}
 		}
+		before, last, cur = last, cur, before
 	}
-	return row[len(b)]
+	return last[len(b)]
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -137,6 +136,7 @@ func runShowJob(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	cl.PreferLeader(ctx)
 	var jobs []*fettlev1.Job
 	var header *fettlev1.Header
 	var failed several
@@ -281,7 +281,7 @@ func (c *call) change(req *fettlev1.UpdateJobRequest, g given) error {
 		req.ClearNodelist = true
 		return nil
 	}
-	o, _, err := jobscript.NewOption(jobscript.OriginFlag, strings.TrimLeft(g.written, "-"), g.value)
+	o, _, err := flagOption(g)
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ func (c *call) nodeNames(args []string) ([]string, error) {
 	for _, a := range args {
 		list, err := gres.ExpandHosts(a)
 		if err != nil {
-			return nil, usagef(gres.Rename(err, "nodes").Error(), "")
+			return nil, &usageError{msg: gres.Rename(err, "nodes").Error()}
 		}
 		names = append(names, list...)
 	}
@@ -87,6 +87,7 @@ func (c *call) showNodes(ctx context.Context, names []string, verbose, gpus bool
 	if err != nil {
 		return err
 	}
+	cl.PreferLeader(ctx)
 	r, err := api.Do(ctx, cl, api.Read, func(ctx context.Context, s fettlev1.ControllerServiceClient) (*fettlev1.ListNodesResponse, error) {
 		return s.ListNodes(ctx, &fettlev1.ListNodesRequest{Names: names})
 	})

@@ -15,11 +15,12 @@ func logCommand() *command {
 	return &command{
 		name:     "flog",
 		brief:    "show a job's output, or how its training goes",
-		synopsis: "flog [flags] ID[.ATTEMPT]\nflog -f ID\nflog --stats ID",
+		synopsis: "flog [flags] ID[.ATTEMPT]\nflog -f [--progress] ID\nflog --stats ID",
 		text:     logText,
 		flags: []*flag{
 			{name: "follow", short: "f", help: "go on as more is written, over all attempts, until the job ends"},
 			{name: "stats", help: "show progress, loss and the training curve instead of the output"},
+			{name: "progress", help: "show one line with a progress bar instead of the output; with -f until the job ends"},
 			{name: "tail", short: "n", arg: "LINES", help: "start with the last LINES lines"},
 			{name: "stderr", short: "e", help: "stderr, for a job that keeps it apart (fsubmit --error)"},
 			{name: "node", short: "w", arg: "NAME", help: "the output of this node of a job on several"},
@@ -66,7 +67,7 @@ func runLog(ctx context.Context, c *call) error {
 	}
 	ja, err := gres.ParseJobAttempt(c.args[0])
 	if err != nil {
-		return usagef(err.Error(), "")
+		return &usageError{msg: err.Error()}
 	}
 	r := api.LogReader{JobID: ja.Job, Attempt: ja.Attempt, Follow: c.on("follow"), Stderr: c.on("stderr"), Notice: c.note}
 	if g, ok := c.get("node"); ok {
@@ -83,22 +84,35 @@ func runLog(ctx context.Context, c *call) error {
 		lines = n
 		r.TailBytes = min(max(int64(n), 1)*tailPerLine, maxTail)
 	}
-	if c.on("stats") {
-		if g, ok := c.get("tail"); ok {
-			return usagef(g.written+": does not go with --stats", "leave it out")
-		}
-		if c.on("follow") {
-			return usagef("--follow: does not go with --stats", "repeat flog --stats, or use fqueue --watch")
-		}
+	if err := c.exclusive(); err != nil {
+		return err
 	}
 	cl, err := c.api()
 	if err != nil {
 		return err
 	}
-	if c.on("stats") {
+	switch {
+	case c.on("stats"):
 		return c.stats(ctx, cl, r)
+	case c.on("progress"):
+		return c.progress(ctx, cl, ja.Job, r.Follow)
 	}
 	return c.showLog(ctx, cl, r, lines)
+}
+
+// exclusive refuses flags that do not go together.
+func (c *call) exclusive() error {
+	for _, mode := range []string{"stats", "progress"} {
+		if !c.on(mode) {
+			continue
+		}
+		for _, other := range []string{"tail", "raw", "follow", "stats"} {
+			if g, ok := c.get(other); ok && other != mode && !(mode == "progress" && other == "follow") {
+				return usagef(g.written+": does not go with --"+mode, "leave one of them out")
+			}
+		}
+	}
+	return nil
 }
 
 func (c *call) showLog(ctx context.Context, cl *api.Client, r api.LogReader, lines int) error {

@@ -168,7 +168,7 @@ func (c *call) interval() (time.Duration, error) {
 	if !ok {
 		return 2 * time.Second, nil
 	}
-	const remedy = "use a time from 100ms to 1h, such as 5s"
+	const remedy = "use for example 5s"
 	if !c.on("watch") {
 		return 0, g.bad("goes with --watch only", "add --watch")
 	}
@@ -178,7 +178,7 @@ func (c *call) interval() (time.Duration, error) {
 	}
 	d, err := time.ParseDuration(v)
 	if err != nil || d < 100*time.Millisecond || d > time.Hour {
-		return 0, g.bad("is not a time", remedy)
+		return 0, g.bad("is not a time from 100ms to 1h", remedy)
 	}
 	return d, nil
 }
@@ -240,6 +240,7 @@ func (q *queueLister) table(ctx context.Context, term render.Terminal) (*render.
 	t := render.NewTable(q.rcols...)
 	t.NoHeader = q.c.on("noheader")
 	v := &queueView{now: q.c.env.Now(), term: term}
+	q.cl.PreferLeader(ctx)
 	var keys []key
 	var header *fettlev1.Header
 	q.running, q.pending, q.seen = 0, 0, nil
@@ -320,6 +321,7 @@ func (q *queueLister) missing() []uint64 {
 
 // json writes the answer as one document; sep stands between the jobs.
 func (q *queueLister) json(ctx context.Context, sep string) error {
+	q.cl.PreferLeader(ctx)
 	w := bufio.NewWriterSize(q.c.env.Stdout, 256<<10)
 	var buf []byte
 	started := false

@@ -63,7 +63,7 @@ func (c *call) selector() (sel *fettlev1.JobSelector, any bool, err error) {
 			}
 			s, ferr := model.ParseState(v)
 			if ferr != nil {
-				return nil, false, g.bad(ferr.Problem, ferr.Remedy)
+				return nil, false, g.bad(strings.TrimPrefix(ferr.Problem, gres.Quote(v)+" "), ferr.Remedy)
 			}
 			if !slices.Contains(sel.States, s) {
 				sel.States = append(sel.States, s)
@@ -83,7 +83,7 @@ func (c *call) selector() (sel *fettlev1.JobSelector, any bool, err error) {
 
 // wrap makes a usage error of what package gres says about a flag's value.
 func (g given) wrap(err error) error {
-	return usagef(gres.Rename(err, g.written).Error(), "")
+	return &usageError{msg: gres.Rename(err, g.written).Error()}
 }
 
 // jobIDs reads job numbers and ranges from arguments.
@@ -92,7 +92,7 @@ func jobIDs(args []string) ([]uint64, error) {
 	for _, a := range args {
 		list, err := gres.ParseJobIDs(a)
 		if err != nil {
-			return nil, usagef(gres.Rename(err, "job").Error(), "")
+			return nil, &usageError{msg: gres.Rename(err, "job").Error()}
 		}
 		ids = append(ids, list...)
 	}

@@ -270,5 +270,13 @@ type fileError struct {
 	err  error
 }
 
-func (e *fileError) Error() string { return show(e.name) + ": " + e.err.Error() }
+func (e *fileError) Error() string {
+	var t *trainconfig.Error
+	if errors.As(e.err, &t) && t.Line > 0 {
+		at := *t
+		at.Line = 0
+		return show(e.name) + ":" + strconv.Itoa(t.Line) + ": " + at.Error()
+	}
+	return show(e.name) + ": " + e.err.Error()
+}
 func (e *fileError) Unwrap() error { return e.err }

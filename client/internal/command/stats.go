@@ -32,12 +32,27 @@ func (c *call) stats(ctx context.Context, cl *api.Client, r api.LogReader) error
 		return err
 	}
 	sc.flush()
+	if job, err = c.withProgress(ctx, cl, job); err != nil {
+		return err
+	}
 	if c.on("json") {
 		return c.statsJSON(job, sc.points)
 	}
 	w := bufio.NewWriter(c.env.Stdout)
 	writeStats(w, c.env.Out, job, sc.points, c.env.Now().UnixMilli())
 	return w.Flush()
+}
+
+// withProgress is the job as the leader has it, with its newest progress.
+func (c *call) withProgress(ctx context.Context, cl *api.Client, job *fettlev1.Job) (*fettlev1.Job, error) {
+	cl.PreferLeader(ctx)
+	r, err := api.Do(ctx, cl, api.Read, func(ctx context.Context, s fettlev1.ControllerServiceClient) (*fettlev1.GetJobResponse, error) {
+		return s.GetJob(ctx, &fettlev1.GetJobRequest{JobId: job.GetId()})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r.GetJob(), nil
 }
 
 func (c *call) statsJSON(job *fettlev1.Job, points []trainPoint) error {

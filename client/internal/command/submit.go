@@ -37,6 +37,7 @@ func submitCommand() *command {
 		cmd.flags = append(cmd.flags, &flag{name: s.Name, short: s.Short, arg: s.Arg, repeat: s.Repeat, help: s.Help, group: "Job"})
 	}
 	cmd.flags = append(cmd.flags,
+		&flag{name: "name", arg: "NAME", help: "same as --job-name", group: "Job"},
 		&flag{name: "wrap", arg: "COMMAND", help: "run this shell command instead of a script", group: "Submit"},
 		&flag{name: "parsable", help: "print the job's number and nothing else", group: "Submit"},
 		&flag{name: "wait", short: "W", help: "end when the job ends, with its exit status", group: "Submit"},
@@ -205,7 +206,7 @@ func (c *call) submission() (*fettlev1.JobSubmission, []string, error) {
 		if g.flag.group != "Job" {
 			continue
 		}
-		o, ok, err := jobscript.NewOption(jobscript.OriginFlag, strings.TrimLeft(g.written, "-"), g.value)
+		o, ok, err := flagOption(g)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -237,6 +238,21 @@ func (c *call) submission() (*fettlev1.JobSubmission, []string, error) {
 	return &fettlev1.JobSubmission{RequestId: key, Spec: spec}, warnings, nil
 }
 
+// flagOption checks one flag that is an option of jobs.
+func flagOption(g given) (jobscript.Option, bool, error) {
+	name := strings.TrimLeft(g.written, "-")
+	if name == "name" {
+		name = jobscript.OptJobName
+	}
+	o, ok, err := jobscript.NewOption(jobscript.OriginFlag, name, g.value)
+	o.Written = g.written
+	var e *jobscript.Error
+	if errors.As(err, &e) {
+		e.Option = g.written
+	}
+	return o, ok, err
+}
+
 func checkRequestID(g given) error {
 	const remedy = "use 1 to 128 letters, digits, dots, dashes and underscores"
 	if g.value == "" || len(g.value) > model.MaxRequestID {
@@ -261,7 +277,11 @@ func (c *call) defaults() ([]jobscript.Option, error) {
 		if d.Value == "false" {
 			continue
 		}
-		o, ok, err := jobscript.NewOption(jobscript.OriginDefault, d.Option, d.Value)
+		name := d.Option
+		if name == "name" {
+			name = jobscript.OptJobName
+		}
+		o, ok, err := jobscript.NewOption(jobscript.OriginDefault, name, d.Value)
 		if err != nil {
 			var e *jobscript.Error
 			if errors.As(err, &e) {
