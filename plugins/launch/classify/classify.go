@@ -133,20 +133,23 @@ func (in Input) failure() Verdict {
 			return v
 		}
 	}
-	ending := exitText(in.Exit)
-	last := log.lastException()
-	if last != "" {
-		ending += ": " + last
+	ending, last := exitText(in.Exit), log.lastException()
+	// The exception first, then how the process ended and when.
+	tell := func(more string) string {
+		if last != "" {
+			return fmt.Sprintf("%s (%s%s)", last, ending, more)
+		}
+		return ending + more
 	}
 	switch {
 	case (code == 126 || code == 127) && last == "":
 		return Verdict{permanent, "engine", ending + ": the trainer could not be started"}
 	case signal == 9 || signal == 15 || signal == 2 || signal == 1:
-		return Verdict{transient, "signalled", ending}
+		return Verdict{transient, "signalled", tell("")}
 	case in.progressed():
-		return Verdict{transient, "unknown", ending + " (after it had trained)"}
+		return Verdict{transient, "unknown", tell(", after it had trained")}
 	}
-	return Verdict{permanent, "unknown", ending + " (before its first step)"}
+	return Verdict{permanent, "unknown", tell(", before its first step")}
 }
 
 func (in Input) progressed() bool {

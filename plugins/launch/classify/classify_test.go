@@ -67,27 +67,27 @@ func TestFailures(t *testing.T) {
 		{name: "hub", log: frames + "OSError: We couldn't connect to 'https://huggingface.co' to load the files\nCheck your internet connection.\n", class: transient, kind: "hub", want: "hub or network: OSError: We couldn't connect to 'https://huggingface.co' to load the files"},
 		{name: "rate limit", log: frames + "requests.exceptions.HTTPError: 429 Client Error: Too Many Requests\n", class: transient, kind: "hub", want: "hub or network: requests.exceptions.HTTPError: 429 Client Error: Too Many Requests"},
 
-		{name: "unknown before a step", log: info + frames + "KeyError: 'instruction'\n", class: permanent, kind: "unknown", want: "exit code 1: KeyError: 'instruction' (before its first step)"},
-		{name: "unknown after steps", log: info + frames + "RuntimeError: something odd\nwith a second line\n", step: 7, class: transient, kind: "unknown", want: "exit code 1: RuntimeError: something odd (after it had trained)"},
-		{name: "frames and logs do not count", log: info + frames + "ValueError: plain\n" + info + "W1123 14:00:00 torch/x.py:1] CUDA out of memory is a song\n", class: permanent, kind: "unknown", want: "exit code 1: ValueError: plain (before its first step)"},
-		{name: "only the last traceback counts", log: frames + "ImportError: optional thing\n\nLet us go on\n{'loss': '1.0'}\n" + frames + "ValueError: plain\n", step: 3, class: transient, kind: "unknown", want: "exit code 1: ValueError: plain (after it had trained)"},
+		{name: "unknown before a step", log: info + frames + "KeyError: 'instruction'\n", class: permanent, kind: "unknown", want: "KeyError: 'instruction' (exit code 1, before its first step)"},
+		{name: "unknown after steps", log: info + frames + "RuntimeError: something odd\nwith a second line\n", step: 7, class: transient, kind: "unknown", want: "RuntimeError: something odd (exit code 1, after it had trained)"},
+		{name: "frames and logs do not count", log: info + frames + "ValueError: plain\n" + info + "W1123 14:00:00 torch/x.py:1] CUDA out of memory is a song\n", class: permanent, kind: "unknown", want: "ValueError: plain (exit code 1, before its first step)"},
+		{name: "only the last traceback counts", log: frames + "ImportError: optional thing\n\nLet us go on\n{'loss': '1.0'}\n" + frames + "ValueError: plain\n", step: 3, class: transient, kind: "unknown", want: "ValueError: plain (exit code 1, after it had trained)"},
 		{name: "a chain counts as one", log: frames + oomText + "\n\nDuring handling of the above exception, another exception occurred:\n\n" + frames + "RuntimeError: cleanup failed\n", class: oom, kind: "gpu-oom", want: "out of GPU memory: asked for 1.97 GiB with 334.06 MiB free of 79.25 GiB"},
-		{name: "progress bars", log: "  1%|1| 1/69 [00:00<00:05]\r  2%|2| 2/69 [00:00<00:05]\r" + frames + "ValueError: plain\n", class: permanent, kind: "unknown", want: "exit code 1: ValueError: plain (before its first step)"},
+		{name: "progress bars", log: "  1%|1| 1/69 [00:00<00:05]\r  2%|2| 2/69 [00:00<00:05]\r" + frames + "ValueError: plain\n", class: permanent, kind: "unknown", want: "ValueError: plain (exit code 1, before its first step)"},
 
 		{name: "two ranks, memory on one, network on the other", log: ranked(0, frames+"torch.distributed.DistBackendError: NCCL communicator was aborted on rank 0.\n") + ranked(1, frames+oomText+"\n") + fmt.Sprintf(torch, 1), class: oom, kind: "gpu-oom", want: "out of GPU memory: asked for 1.97 GiB with 334.06 MiB free of 79.25 GiB"},
 		{name: "the network rank was seen first", log: ranked(1, frames+oomText+"\n") + ranked(0, frames+"RuntimeError: Connection closed by peer\n") + fmt.Sprintf(torch, 0), class: oom, kind: "gpu-oom", want: "out of GPU memory: asked for 1.97 GiB with 334.06 MiB free of 79.25 GiB"},
-		{name: "root cause is not known by name", log: ranked(0, frames+"RuntimeError: Connection closed by peer\n") + ranked(1, frames+"KeyError: 'messages'\n") + fmt.Sprintf(torch, 1), class: permanent, kind: "unknown", want: "exit code 1: KeyError: 'messages' (before its first step)"},
+		{name: "root cause is not known by name", log: ranked(0, frames+"RuntimeError: Connection closed by peer\n") + ranked(1, frames+"KeyError: 'messages'\n") + fmt.Sprintf(torch, 1), class: permanent, kind: "unknown", want: "KeyError: 'messages' (exit code 1, before its first step)"},
 		{name: "interleaved ranks", log: interleave(ranked(0, frames+"ValueError: Please specify dataset for training.\n"), ranked(1, frames+"ValueError: Please specify dataset for training.\n")) + fmt.Sprintf(torch, 0), class: permanent, kind: "config", want: "bad config or data: ValueError: Please specify dataset for training."},
-		{name: "a rank was killed", log: fmt.Sprintf(strings.Replace(torch, "exitcode  : 1 (pid: 13)", "exitcode  : -9 (pid: 13)\n  traceback : Signal 9 (SIGKILL) received by PID 13", 1), 1), step: 5, class: transient, kind: "unknown", want: "exit code 1 (after it had trained)"},
+		{name: "a rank was killed", log: fmt.Sprintf(strings.Replace(torch, "exitcode  : 1 (pid: 13)", "exitcode  : -9 (pid: 13)\n  traceback : Signal 9 (SIGKILL) received by PID 13", 1), 1), step: 5, class: transient, kind: "unknown", want: "exit code 1, after it had trained"},
 
 		{name: "killed", sig: 9, log: "{'loss': '1.0'}\n", class: transient, kind: "signalled", want: "ended by signal 9"},
 		{name: "killed through a shell", code: 137, class: transient, kind: "signalled", want: "exit code 137"},
 		{name: "terminated", sig: 15, class: transient, kind: "signalled", want: "ended by signal 15"},
-		{name: "segfault at start", sig: 11, log: "loading\n", class: permanent, kind: "unknown", want: "ended by signal 11 (before its first step)"},
-		{name: "segfault later", sig: 11, step: 3, class: transient, kind: "unknown", want: "ended by signal 11 (after it had trained)"},
+		{name: "segfault at start", sig: 11, log: "loading\n", class: permanent, kind: "unknown", want: "ended by signal 11, before its first step"},
+		{name: "segfault later", sig: 11, step: 3, class: transient, kind: "unknown", want: "ended by signal 11, after it had trained"},
 		{name: "no such command", code: 127, log: "sh: llamafactory-cli: not found\n", class: permanent, kind: "engine", want: "exit code 127: the trainer could not be started"},
-		{name: "nothing printed", class: permanent, kind: "unknown", want: "exit code 1 (before its first step)"},
-		{name: "escape codes in the message", log: frames + "ValueError: \x1b[31mred\x1b[0m \u202etxet\n", class: permanent, kind: "unknown", want: "exit code 1: ValueError:  [31mred [0m  txet (before its first step)"},
+		{name: "nothing printed", class: permanent, kind: "unknown", want: "exit code 1, before its first step"},
+		{name: "escape codes in the message", log: frames + "ValueError: \x1b[31mred\x1b[0m \u202etxet\n", class: permanent, kind: "unknown", want: "ValueError:  [31mred [0m  txet (exit code 1, before its first step)"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
