@@ -88,9 +88,10 @@ func run(args []string, stdout, stderr io.Writer) (code int) {
 	case count < 0:
 		return complain(exitUsage, "watch: --count %d is below 0", count)
 	}
-	// A terminal's ^C ends the watch between two messages; the driver's library is then closed.
+	// The first ^C ends the watch between two messages and closes the library; a second one ends a driver that hangs.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop)
 	if err := ask(ctx, nvml.Library(*library), verb, interval, count, stdout); err != nil && ctx.Err() == nil {
 		return complain(exitFailed, "%v", err)
 	}

@@ -45,15 +45,17 @@ func (b *book) inventory(inv *report.Inventory) {
 		b.cards = make(map[string]*card)
 	}
 	listed := make(map[string]bool, len(inv.GPUs))
+	sound := make(map[string]bool, len(inv.GPUs))
 	for _, g := range inv.GPUs {
 		listed[g.UUID] = true
+		sound[g.UUID] = g.Fault == ""
 	}
 	for uuid, c := range b.cards {
 		if listed[uuid] {
 			continue
 		}
-		// An instance that vanishes while its card stays was taken apart by the administrator.
-		if c.gpu.MIG == report.MIGInstance && listed[c.gpu.Parent] {
+		// An instance that vanishes while its card is well was taken apart by the administrator.
+		if c.gpu.MIG == report.MIGInstance && sound[c.gpu.Parent] {
 			delete(b.cards, uuid)
 			continue
 		}
@@ -61,7 +63,13 @@ func (b *book) inventory(inv *report.Inventory) {
 	}
 	for _, g := range inv.GPUs {
 		if c := b.cards[g.UUID]; c != nil {
-			c.gpu, c.gone = g, false
+			c.gone = false
+			if g.Fault != "" && g.Model == "" {
+				// A card that does not even tell its name has not become another one.
+				c.gpu.Fault = g.Fault
+				continue
+			}
+			c.gpu = g
 			continue
 		}
 		if index, ok := b.place(g.Index); ok {

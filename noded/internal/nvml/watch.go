@@ -66,7 +66,7 @@ func (m *Machine) Watch(ctx context.Context, cfg WatchConfig) error {
 		if err := w.rest(ctx, cfg.Interval); err != nil {
 			return err
 		}
-		if w.stale || round%listEvery == 0 || m.lost() {
+		if w.stale || round%listEvery == 0 || w.faulty() || m.lost() {
 			if err := w.list(); err != nil {
 				return err
 			}
@@ -109,6 +109,11 @@ func (w *watcher) list() error {
 	}
 	w.listen()
 	return nil
+}
+
+// faulty reports whether the last inventory named a fault, whose end must be seen soon.
+func (w *watcher) faulty() bool {
+	return slices.ContainsFunc(w.last.GPUs, func(g report.GPU) bool { return g.Fault != "" })
 }
 
 // listen asks for events of all cards. Without any it does nothing: then readings are all there is.
