@@ -302,7 +302,7 @@ func TestRememberedRequestsAreBounded(t *testing.T) {
 		b.Advance(uint64(i+1), 0)
 		e := cancelOp(1)
 		e.RequestId = fmt.Sprintf("r%d", i)
-		if res := r.f.guarded(b, e); res.Err != nil {
+		if res := r.f.execute(b, e); res.Err != nil {
 			t.Fatal(res.Err)
 		}
 	}

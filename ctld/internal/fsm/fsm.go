@@ -3,6 +3,7 @@ package fsm
 import (
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -108,27 +109,33 @@ func (f *FSM) applyOne(b *state.Batch, l *raft.Log) *Result {
 	if c := e.GetHashCheckpoint(); c != nil {
 		f.checkpoint.Store(l.Index)
 	}
-	r := f.guarded(b, e)
+	r := f.execute(b, e)
 	r.Index = l.Index
 	f.ring.add(l.Index, b.Hash())
 	return r
 }
 
-// guarded applies an entry's operation as a transaction; a panic in it drops the transaction and refuses the entry.
-func (f *FSM) guarded(b *state.Batch, e *raftlogv1.Entry) (r *Result) {
+// execute applies an entry's operation as a transaction, which is kept only when the entry is not refused.
+func (f *FSM) execute(b *state.Batch, e *raftlogv1.Entry) *Result {
 	t := b.Begin()
-	defer func() {
-		if p := recover(); p != nil {
-			// The text must not differ between replicas, so what panicked goes to the log only.
-			f.cfg.Logger.Error("entry refused after a panic", "index", b.Index(), "panic", fmt.Sprint(p))
-			r = &Result{Err: &model.FieldError{Kind: model.Internal, Problem: "the request hit a fault in fettle and was dropped", Remedy: "please report it"}}
-		}
-	}()
-	r = apply(t, e)
+	r := f.guarded(t, e)
 	if r.Err == nil {
+		// Outside the guard: a half-made commit must end the process, not go on.
 		t.Commit()
 	}
 	return r
+}
+
+// guarded carries out an operation; a panic in it refuses the entry.
+func (f *FSM) guarded(t *state.Txn, e *raftlogv1.Entry) (r *Result) {
+	defer func() {
+		if p := recover(); p != nil {
+			// The text must not differ between replicas, so what panicked goes to the log only.
+			f.cfg.Logger.Error("entry refused after a panic", "index", t.Index(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			r = &Result{Err: &model.FieldError{Kind: model.Internal, Problem: "the request hit a fault in fettle and was dropped", Remedy: "please report it"}}
+		}
+	}()
+	return apply(t, e)
 }
 
 func (f *FSM) fatal(index uint64, code int, msg string) *Result {

@@ -113,13 +113,11 @@ func TestPanicDropsTheEntry(t *testing.T) {
 	before := r.snap()
 	b := r.f.Store().Batch()
 	b.Advance(2, r.now)
-	res := func() *Result {
-		// An operation that Decode would never let through.
-		e := &raftlogv1.Entry{Actor: alice}
-		txn := b.Begin()
-		txn.EditJob(1).State = model.Failed
-		return r.f.guarded(b, e)
-	}()
+	txn := b.Begin()
+	txn.EditJob(1).State = model.Failed
+	// Decode would never let an entry without an operation through.
+	res := r.f.guarded(txn, &raftlogv1.Entry{Actor: alice})
+	b.Begin()
 	b.Publish()
 	wantRefusal(t, res.Err, model.Internal, "the request hit a fault in fettle and was dropped; please report it")
 	if r.snap().Hash() != before.Hash() || r.snap().Job(1) != before.Job(1) {
