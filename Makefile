@@ -14,6 +14,8 @@ export FETTLE_BIN := $(CURDIR)/bin
 
 # raft-boltdb reports its metrics through hashicorp's fork.
 export GOFLAGS := -buildvcs=false -tags=hashicorpmetrics
+# NVML's header marks functions that we do not use as deprecated.
+export CGO_CFLAGS := -Wno-deprecated-declarations
 
 COMMANDS := ./ctld/cmd/... ./noded/cmd/fettle-noded ./noded/cmd/fettle-shim ./plugins/cmd/... ./client/cmd/...
 LINKS    := fsubmit fqueue fcancel finfo flog fctl
@@ -27,7 +29,7 @@ build: ## every binary, in bin/
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(COMMANDS)
 	@if command -v $${CC:-cc} >/dev/null; then \
-	  CGO_ENABLED=1 CGO_CFLAGS=-Wno-deprecated-declarations $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./noded/cmd/fettle-nvml; \
+	  CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./noded/cmd/fettle-nvml; \
 	else echo 'fettle-nvml not built: it needs a C compiler (cc); GPUs can then only be declared, not detected' >&2; fi
 	@for l in $(LINKS); do ln -sf fettle bin/$$l; done
 
