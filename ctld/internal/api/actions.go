@@ -82,11 +82,8 @@ func (s *Server) act(ctx context.Context, actor *raftlogv1.Actor, sel *fettlev1.
 	}
 	resp := &fettlev1.JobActionResponse{}
 	for chunk := range slices.Chunk(ids, maxIDsPerEntry) {
+		// Slices share the request's key: each job is answered once per key.
 		e := entry(chunk)
-		if e.GetRequestId() != "" && len(ids) > maxIDsPerEntry {
-			// One key a slice, equal for a repeat of the whole request.
-			e.RequestId += "/" + idText(chunk[0])
-		}
 		res, err := s.cfg.Log.Propose(ctx, e)
 		if err != nil {
 			return nil, s.toStatus(err)

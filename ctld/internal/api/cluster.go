@@ -239,9 +239,10 @@ func (s *Server) SetPolicy(ctx context.Context, req *fettlev1.SetPolicyRequest) 
 	if err := needAdmin(actor); err != nil {
 		return nil, err
 	}
-	if have := s.cfg.Store.Snapshot().Policy().GetVersion(); req.GetExpectVersion() != 0 && req.GetExpectVersion() != have {
-		return nil, refuse(model.Conflict, "version", "the policy was changed meanwhile: it is at version "+idText(have), "look at the difference again and apply again")
+	if req.GetPolicy() == nil {
+		return nil, refuse(model.Invalid, "policy", "is missing", "")
 	}
+	req.Policy.Version = req.GetExpectVersion()
 	res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{Actor: actor, RequestId: req.GetRequestId(), Op: &raftlogv1.Entry_SetPolicy{SetPolicy: req.GetPolicy()}})
 	if err != nil {
 		return nil, s.toStatus(err)

@@ -106,20 +106,22 @@ func (s *Server) checkSubmission(ctx context.Context, sub *fettlev1.JobSubmissio
 			r.RenderedConfig, r.Estimate = checked.Rendered, checked.Estimate
 		}
 	}
+	// The log gets the spec as it was sent, so that a repeat is recognised whatever defaults hold by then.
 	snap := s.cfg.Store.Snapshot()
-	if spec.GetPartition() == "" {
-		spec.Partition = snap.DefaultPartition().GetName()
+	full := state.CloneSpec(spec)
+	if full.GetPartition() == "" {
+		full.Partition = snap.DefaultPartition().GetName()
 	}
-	model.NormalizeSpec(spec)
-	if fe := model.ValidateSpec(spec); fe != nil {
+	model.NormalizeSpec(full)
+	if fe := model.ValidateSpec(full); fe != nil {
 		r.Error = fe.Proto()
 		return r
 	}
-	if w := s.fits(snap, spec); w != "" {
+	if w := s.fits(snap, full); w != "" {
 		r.Warnings = append(r.Warnings, w)
 	}
 	if dryRun {
-		r.Spec = spec
+		r.Spec = full
 	}
 	return r
 }

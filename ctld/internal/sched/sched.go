@@ -14,6 +14,7 @@ import (
 	"github.com/fettle-hpc/fettle/ctld/internal/place"
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/model"
 	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
 )
 
@@ -80,6 +81,7 @@ type cycle struct {
 	in       Input
 	cluster  *place.Cluster
 	partSets map[string]partition
+	methods  map[string]place.NodeSet
 	// ready nodes that no blocked job ahead keeps to itself.
 	ready  place.NodeSet
 	shapes map[string]*shape
@@ -103,7 +105,7 @@ type shape struct {
 }
 
 func newCycle(in Input) *cycle {
-	c := &cycle{in: in, shapes: map[string]*shape{}, bySpec: map[*fettlev1.JobSpec]*shape{}, partSets: map[string]partition{}, max: in.MaxPlacements}
+	c := &cycle{in: in, shapes: map[string]*shape{}, bySpec: map[*fettlev1.JobSpec]*shape{}, partSets: map[string]partition{}, methods: map[string]place.NodeSet{}, max: in.MaxPlacements}
 	if c.max == 0 {
 		c.max = DefaultMaxPlacements
 	}
@@ -245,7 +247,25 @@ func (c *cycle) shape(j *state.Job, part partition) *shape {
 	}
 	s := &shape{req: RequestOf(spec)}
 	s.eligible = c.cluster.Eligible(&s.req).And(part.nodes)
+	if m := spec.GetMethod(); m != "" && m != model.MethodScript {
+		s.eligible = s.eligible.And(c.withLauncher(m))
+	}
 	c.shapes[key], c.bySpec[spec] = s, s
+	return s
+}
+
+// withLauncher is the nodes that have the launcher of a method.
+func (c *cycle) withLauncher(method string) place.NodeSet {
+	if s, ok := c.methods[method]; ok {
+		return s
+	}
+	s := place.NewNodeSet(c.cluster.Len())
+	for i := range c.cluster.Len() {
+		if n := c.in.Snapshot.Node(c.cluster.Name(i)); n != nil && slices.Contains(n.Inventory.GetMethods(), method) {
+			s.Add(i)
+		}
+	}
+	c.methods[method] = s
 	return s
 }
 
@@ -263,6 +283,8 @@ func RequestOf(spec *fettlev1.JobSpec) place.Request {
 func shapeKey(s *fettlev1.JobSpec) string {
 	var b strings.Builder
 	b.WriteString(s.GetPartition())
+	b.WriteByte('|')
+	b.WriteString(s.GetMethod())
 	num := func(v int64) { b.WriteByte('|'); b.WriteString(strconv.FormatInt(v, 36)) }
 	num(int64(s.GetNodes()))
 	num(int64(s.GetCpusPerNode()))

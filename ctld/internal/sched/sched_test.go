@@ -311,3 +311,20 @@ func TestNeverOvertaken(t *testing.T) {
 		}
 	})
 }
+
+func TestLauncherMustBeInstalled(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.node("n1", "h100", 1)
+	w.node("n2", "h100", 1, func(n *state.Node) { n.Inventory.Methods = []string{"lora"} })
+	lora, full := gpus(1), gpus(1)
+	lora.Method, full.Method = "lora", "full"
+	l, f := w.job(lora), w.job(full)
+	p := w.cycle()
+	if got := started(p); !cmp.Equal(got, []uint64{l}) || p.Placements[0].GetNodes()[0].GetNode() != "n2" {
+		t.Errorf("plan %v, want job %d on n2, which has its launcher", p.Placements, l)
+	}
+	if p.Waits[f].Reason != fettlev1.Reason_REASON_NO_SUITABLE_NODE {
+		t.Errorf("a job whose launcher no node has waits for %v", p.Waits[f].Reason)
+	}
+}
