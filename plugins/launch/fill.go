@@ -25,6 +25,7 @@ const (
 	defaultCutoff       = 2048
 	// trainerEvalSteps is the trainer's logging_steps, which eval_steps follows where neither is given.
 	trainerLoggingSteps = 500
+	trainerEpochs       = 3
 )
 
 // fill gives what the user left out and mends what would keep a retry from resuming.

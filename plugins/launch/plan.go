@@ -196,6 +196,8 @@ func (r *run) environment(req *pluginv1.PlanRequest, given map[string]string, en
 	}
 	if cpus := int64(req.GetCpus()); cpus > 0 {
 		tune("OMP_NUM_THREADS", strconv.FormatInt(max(1, cpus/r.processes()), 10))
+		// Threads that spin at barriers take a busy machine's time from each other.
+		tune("OMP_WAIT_POLICY", "PASSIVE")
 	}
 	if r.distributed() {
 		env["FORCE_TORCHRUN"] = "1"

@@ -228,6 +228,13 @@ func TestPlanStart(t *testing.T) {
 			s.write("configs/old/checkpoint-7/optimizer.pt", "")
 		}, problem: "line 4: resume_from_checkpoint: ROOT/configs/old/checkpoint-7 is not complete: optimizer.pt is empty; give a complete checkpoint-N directory"},
 		{name: "from nowhere", yaml: "resume_from_checkpoint: old\n", attempt: 1, problem: "line 4: resume_from_checkpoint: ROOT/configs/old cannot be resumed from: does not exist; give the path of a data file, relative to the config or absolute; give a complete checkpoint-N directory"},
+		{name: "a finished run in the way", attempt: 1, leave: func(s *site) { s.checkpoint("configs/out", 100) },
+			problem: "line 3: output_dir: ROOT/configs/out already holds a finished run of 100 steps; choose another, ask for more steps or epochs, or set overwrite_output_dir: true"},
+		{name: "a finished run, as many steps", yaml: "max_steps: 100\n", attempt: 1, leave: func(s *site) { s.checkpoint("configs/out", 100) },
+			problem: "line 3: output_dir: ROOT/configs/out already holds a finished run of 100 steps; choose another, ask for more steps or epochs, or set overwrite_output_dir: true"},
+		{name: "a finished run to go on with", yaml: "max_steps: 200\n", attempt: 1, leave: func(s *site) { s.checkpoint("configs/out", 100) }, resume: "checkpoint-100", overwrite: "false"},
+		{name: "more epochs than the finished run", yaml: "num_train_epochs: 5\n", attempt: 1, leave: func(s *site) { s.checkpoint("configs/out", 100) }, resume: "checkpoint-100", overwrite: "false"},
+		{name: "its own run, finished but for the end", attempt: 2, leave: func(s *site) { s.checkpoint("configs/out", 100) }, resume: "checkpoint-100", overwrite: "false"},
 		{name: "latest, as told", yaml: "resume_from_checkpoint: true\noverwrite_output_dir: true\n", attempt: 1, leave: func(s *site) { s.checkpoint("configs/out", 10) }, resume: "checkpoint-10", overwrite: "false"},
 	}
 	for _, tt := range tests {

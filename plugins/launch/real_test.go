@@ -59,6 +59,16 @@ func (tr *trainer) write(name, text string) {
 	}
 }
 
+func (tr *trainer) request(yaml string, attempt, gpus uint32, dir string) *pluginv1.PlanRequest {
+	yaml = "model_name_or_path: " + tr.model + "\n" + yaml
+	tr.write("train.yaml", yaml)
+	return &pluginv1.PlanRequest{
+		Config: &pluginv1.TrainingConfig{Yaml: []byte(yaml), Path: filepath.Join(tr.root, "train.yaml"), WorkDir: tr.root, Nodes: 1, GpusPerNode: gpus},
+		JobId:  9, Attempt: attempt, AttemptDir: dir, MasterPort: 29777, Cpus: 1, Engine: tr.engine,
+		Env: []*fettlev1.KeyValue{{Key: "PATH", Value: os.Getenv("PATH")}},
+	}
+}
+
 // outcome is what a node would know of an attempt.
 type outcome struct {
 	plan     *pluginv1.PlanResponse
@@ -73,21 +83,16 @@ func (tr *trainer) run(yaml string, attempt uint32, gpus uint32, stop func(*fett
 	t := tr.t
 	t.Helper()
 	ctx := context.Background()
-	yaml = "model_name_or_path: " + tr.model + "\n" + yaml
-	tr.write("train.yaml", yaml)
-	tc := &pluginv1.TrainingConfig{Yaml: []byte(yaml), Path: filepath.Join(tr.root, "train.yaml"), WorkDir: tr.root, Nodes: 1, GpusPerNode: gpus}
-	checked, err := tr.l.Validate(ctx, &pluginv1.ValidateRequest{Config: tc})
-	if err != nil || len(checked.Problems) > 0 {
-		t.Fatalf("validate: %v %s", err, texts(checked.GetProblems(), tr.root))
-	}
 	dir, err := os.MkdirTemp(tr.root, "attempt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, err := tr.l.Plan(ctx, &pluginv1.PlanRequest{
-		Config: tc, JobId: 9, Attempt: attempt, AttemptDir: dir, MasterPort: 29777, Cpus: 1, Engine: tr.engine,
-		Env: []*fettlev1.KeyValue{{Key: "PATH", Value: os.Getenv("PATH")}},
-	})
+	req := tr.request(yaml, attempt, gpus, dir)
+	checked, err := tr.l.Validate(ctx, &pluginv1.ValidateRequest{Config: req.Config})
+	if err != nil || len(checked.Problems) > 0 {
+		t.Fatalf("validate: %v %s", err, texts(checked.GetProblems(), tr.root))
+	}
+	plan, err := tr.l.Plan(ctx, req)
 	if err != nil || len(plan.Problems) > 0 {
 		t.Fatalf("plan: %v %s", err, texts(plan.GetProblems(), tr.root))
 	}
@@ -201,10 +206,10 @@ func TestRealLoRA(t *testing.T) {
 	if err != nil || len(list.Checkpoints) != 2 || !list.Checkpoints[0].Complete || list.Checkpoints[0].Step != 40 {
 		t.Errorf("checkpoints %v %v", list, err)
 	}
-	// The same again has nothing to do, and says so.
-	again := tr.run(yaml, 1, 0, nil)
-	if again.class != fettlev1.ExitClass_EXIT_CLASS_PERMANENT || !strings.HasPrefix(again.detail, "nothing was trained") {
-		t.Errorf("run again: %v %q", again.class, again.detail)
+	// The same again has nothing to do, and is refused before it writes over the results.
+	again, err := tr.l.Plan(context.Background(), tr.request(yaml, 1, 0, tr.root))
+	if err != nil || !strings.Contains(texts(again.Problems, tr.root), "already holds a finished run of 40 steps") {
+		t.Errorf("run again: %v %s", err, texts(again.GetProblems(), tr.root))
 	}
 }
 

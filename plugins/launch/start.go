@@ -52,12 +52,28 @@ func (r *run) settleStart(attempt uint32) start {
 	switch {
 	case wanted != "" && (newest == nil || attempt <= 1):
 		return r.fromWanted(wanted)
+	case newest != nil && attempt <= 1 && r.finished(newest):
+		r.refuse("output_dir", fmt.Sprintf("%s already holds a finished run of %d steps", r.outputDir, newest.Step), "choose another, ask for more steps or epochs, or set overwrite_output_dir: true")
+		return start{}
 	case newest != nil:
 		return r.fromCheckpoint(newest.Path, newest.Step)
 	case len(torn) > 0:
 		return r.fromBeginning(attempt, "no checkpoint is complete")
 	}
 	return r.fromBeginning(attempt, "there is no checkpoint yet")
+}
+
+// finished answers whether a run of an earlier job ended at a checkpoint and the config asks for no more than it did.
+// Started from there the trainer would train nothing, or a step too many, and write over the run's results.
+func (r *run) finished(c *checkpoint.Info) bool {
+	state, err := checkpoint.ReadState(filepath.Join(c.Path, stateName))
+	if err != nil || state.MaxSteps <= 0 || state.Step < state.MaxSteps {
+		return false
+	}
+	if steps := r.cfg.Int("max_steps", -1); steps > 0 {
+		return steps <= state.Step
+	}
+	return r.cfg.Float("num_train_epochs", trainerEpochs) <= state.Epochs
 }
 
 // cannotResume answers why a run of this kind starts anew each time.

@@ -93,7 +93,7 @@ func (s *site) checkpoint(dir string, step int) {
 	for _, f := range []string{"optimizer.pt", "scheduler.pt", "rng_state.pth"} {
 		s.write(filepath.Join(d, f), "old format")
 	}
-	s.write(filepath.Join(d, "trainer_state.json"), fmt.Sprintf(`{"global_step":%d,"max_steps":100}`, step))
+	s.write(filepath.Join(d, "trainer_state.json"), fmt.Sprintf(`{"global_step":%d,"max_steps":100,"num_train_epochs":3}`, step))
 }
 
 func launcher(t testing.TB, method string, settings ...string) *Launcher {

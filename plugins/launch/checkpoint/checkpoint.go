@@ -203,8 +203,8 @@ func checkRandom(dir string, names map[string]bool) error {
 type State struct {
 	Step     int64 `json:"global_step"`
 	MaxSteps int64 `json:"max_steps"`
-	// Known says that a step stood in the file at all.
-	Known bool `json:"-"`
+	// Epochs are those that the run was to have.
+	Epochs float64 `json:"num_train_epochs"`
 }
 
 // ReadState reads a trainer_state.json.
@@ -216,17 +216,23 @@ func ReadState(path string) (State, error) {
 	return ParseState(data)
 }
 
+// noNumber are values that Python writes and JSON does not know, a loss for example.
+var noNumber = regexp.MustCompile(`:\s*(NaN|-?Infinity)\b`)
+
 // ParseState reads the bytes of a trainer_state.json.
 func ParseState(data []byte) (State, error) {
 	var raw struct {
-		Step     *int64 `json:"global_step"`
-		MaxSteps int64  `json:"max_steps"`
+		Step     *int64  `json:"global_step"`
+		MaxSteps int64   `json:"max_steps"`
+		Epochs   float64 `json:"num_train_epochs"`
 	}
 	if err := json.Unmarshal(data, &raw); err != nil {
-		return State{}, fmt.Errorf("not valid JSON: %w", err)
+		if json.Unmarshal(noNumber.ReplaceAll(data, []byte(": null")), &raw) != nil {
+			return State{}, fmt.Errorf("not valid JSON: %w", err)
+		}
 	}
 	if raw.Step == nil {
 		return State{}, errors.New("has no global_step")
 	}
-	return State{Step: *raw.Step, MaxSteps: raw.MaxSteps, Known: true}, nil
+	return State{Step: *raw.Step, MaxSteps: raw.MaxSteps, Epochs: raw.Epochs}, nil
 }

@@ -78,6 +78,7 @@ func TestCheck(t *testing.T) {
 		{"whole, two ranks", both(remove("rng_state.pth"), replace("rng_state_0.pth", archive()), replace("rng_state_1.pth", archive())), ""},
 		{"whole, deepspeed", both(remove("adapter_model.safetensors"), remove("optimizer.pt"), remove("scheduler.pt"), mkdir("global_step20")), ""},
 		{"whole, fsdp", both(remove("adapter_model.safetensors"), remove("optimizer.pt"), mkdir("pytorch_model_fsdp_0"), mkdir("optimizer_0")), ""},
+		{"whole, with a loss that is no number", replace("trainer_state.json", `{"global_step": 20, "max_steps": 100, "log_history": [{"loss": NaN, "grad_norm": -Infinity}]}`), ""},
 		{"stopped while writing", replace("checkpoint-is-incomplete.txt", ""), "the trainer was stopped while it wrote it (checkpoint-is-incomplete.txt)"},
 		{"no state", remove("trainer_state.json"), "trainer_state.json, which is written last, is missing"},
 		{"torn state", replace("trainer_state.json", `{"global_step": 2`), "trainer_state.json: not valid JSON: unexpected end of JSON input"},

@@ -64,12 +64,15 @@ var rules = []rule{
 	{"gpu-oom", oom, "out of GPU memory", regexp.MustCompile(`torch\.(cuda\.)?OutOfMemoryError|(CUDA|HIP|XPU|NPU) out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|Cuda failure 2 'out of memory'`)},
 	{"disk", permanent, "no disk space", regexp.MustCompile(`No space left on device|Disk quota exceeded|\[Errno 28\]`)},
 	{"data-assert", permanent, "bad data", regexp.MustCompile(`device-side assert triggered`)},
-	{"config", permanent, "bad config or data", regexp.MustCompile(`Some keys are not used by the HfArgumentParser|Some specified arguments are not used|Please specify|Please provide|Undefined dataset|Cannot open .*dataset_info\.json|File .* not found\.|Allowed file types|File types should be identical|Template .* does not exist|Failed to load tokenizer|is only (compatible|valid) (with|for)|is incompatible with|To fix: run .pip install|No package metadata was found|ModuleNotFoundError|ImportError|requires tensorboard|Output directory already exists|does not appear to have a file named|GatedRepoError|RepositoryNotFoundError`)},
+	{"config", permanent, "bad config or data", regexp.MustCompile(`Some keys are not used by the HfArgumentParser|Some specified arguments are not used|Please specify|Please provide|Undefined dataset|Cannot open .*dataset_info\.json|File .* not found\.|Allowed file types|File types should be identical|Template .* does not exist|is only (compatible|valid) (with|for)|is incompatible with|To fix: run .pip install|No package metadata was found|ModuleNotFoundError|ImportError|requires tensorboard|Output directory already exists|does not appear to have a file named|GatedRepoError|RepositoryNotFoundError`)},
 	{"checkpoint", transient, "bad checkpoint", regexp.MustCompile(`Can't find a valid checkpoint at|trainer_state\.json'|PytorchStreamReader|invalid header or archive is corrupted`)},
 	{"rendezvous", transient, "ranks did not meet", regexp.MustCompile(`(?i:EADDRINUSE|address already in use|Rendezvous(Timeout|Connection)Error|DistNetworkError|DistStoreError|client socket has timed out)`)},
 	{"nccl", transient, "network between GPUs", regexp.MustCompile(`NCCL (error|watchdog|communicator was aborted)|nccl(System|Remote|Internal|UnhandledCuda)Error|Watchdog caught collective operation timeout|DistBackendError|Connection (reset|closed) by peer`)},
 	{"cuda-fault", transient, "CUDA fault", regexp.MustCompile(`illegal memory access|unspecified launch failure|CUBLAS_STATUS_EXECUTION_FAILED|CUDNN_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)|AcceleratorError`)},
 	{"hub", transient, "hub or network", regexp.MustCompile(`couldn't connect to 'https://huggingface|LocalEntryNotFoundError|429 Client Error|Read timed out`)},
+	// The trainer says "Failed to load tokenizer" after whatever kept the model from being read, a hub out of reach too.
+	{"config", permanent, "bad config or data", regexp.MustCompile(`Repo id must be in the form|Incorrect path_or_model_id`)},
+	{"config", permanent, "bad config or data", regexp.MustCompile(`Failed to load tokenizer`)},
 }
 
 // Of answers the verdict. Ends that are not the trainer's own doing (never started, out of time, lease run out, shim lost)
@@ -98,7 +101,8 @@ func (in Input) success() Verdict {
 		}
 		return Verdict{permanent, "not-trained", fmt.Sprintf("the trainer exited 0 but left no %s: nothing was trained", in.statePath())}
 	}
-	trained := in.Step > in.Resumed || in.Attempt > 1
+	// Started from a finished run the trainer trains no step, or one too many.
+	trained := (in.Step > in.Resumed && in.Resumed < in.MaxSteps) || in.Attempt > 1
 	if in.Resumed < 0 {
 		trained = in.Attempt > 1 || in.Progress == nil || in.Progress.Loss != nil
 	}
@@ -110,7 +114,7 @@ func (in Input) success() Verdict {
 	case in.Step < in.MaxSteps:
 		return Verdict{transient, "stopped", fmt.Sprintf("the trainer exited 0 at step %d of %d", in.Step, in.MaxSteps)}
 	case !trained:
-		return Verdict{permanent, "not-trained", fmt.Sprintf("nothing was trained: the output directory already held a run of %d steps; choose another output_dir, raise num_train_epochs, or set overwrite_output_dir: true", in.Step)}
+		return Verdict{permanent, "not-trained", fmt.Sprintf("nothing was trained: the output directory already held a run of %d steps; choose another output_dir, raise num_train_epochs, or set overwrite_output_dir: true", in.MaxSteps)}
 	}
 	return Verdict{done, "done", fmt.Sprintf("trained %d of %d steps", in.Step, in.MaxSteps)}
 }
@@ -156,18 +160,23 @@ func (in Input) progressed() bool {
 	return in.Progress.GetStep() > max(in.Resumed, 0)
 }
 
-// match finds the first rule that a text proves.
+// match finds the first rule that a text proves. The proof is its last line that does: of a chain of exceptions the later
+// ones are meant for people.
 func match(text string) (Verdict, bool) {
 	for _, r := range rules {
+		proof := ""
 		for line := range strings.Lines(text) {
 			line = strings.TrimRight(line, "\n")
-			if !r.pattern.MatchString(line) {
-				continue
+			if r.pattern.MatchString(line) && (proof == "" || !strings.HasPrefix(line, "terminate called")) {
+				proof = line
 			}
-			if r.kind == "gpu-oom" {
-				return memoryVerdict(line), true
-			}
-			return Verdict{r.class, r.kind, r.says + ": " + clean(line)}, true
+		}
+		switch {
+		case proof == "":
+		case r.kind == "gpu-oom":
+			return memoryVerdict(proof), true
+		default:
+			return Verdict{r.class, r.kind, r.says + ": " + clean(proof)}, true
 		}
 	}
 	return Verdict{}, false
