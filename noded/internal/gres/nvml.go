@@ -60,6 +60,7 @@ type Config struct {
 	killWait time.Duration
 	silence  time.Duration
 	backoff  func(failures int) time.Duration
+	recheck  time.Duration
 }
 
 // Validate checks the parts that NewNVML uses.
@@ -135,6 +136,9 @@ func NewNVML(cfg Config) (*NVML, error) {
 	}
 	if cfg.backoff == nil {
 		cfg.backoff = backoff
+	}
+	if cfg.recheck == 0 {
+		cfg.recheck = recheck
 	}
 	return &NVML{cfg: cfg, log: cfg.logger(), changed: make(chan struct{}, 1), first: make(chan struct{}), asking: make(chan struct{}, 1)}, nil
 }
@@ -254,7 +258,7 @@ func (n *NVML) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		wait := recheck
+		wait := n.cfg.recheck
 		if err != nil {
 			wait = n.cfg.backoff(n.failed(err, n.cfg.now().Sub(begun) >= steady))
 		}
