@@ -142,6 +142,9 @@ func (c *Config) check() error {
 	if !filepath.IsAbs(c.DataDir) {
 		return fmt.Errorf("data_dir %q is relative; write an absolute path", c.DataDir)
 	}
+	if c.PluginDir != "" && !filepath.IsAbs(c.PluginDir) {
+		return fmt.Errorf("plugin_dir %q is relative; write an absolute path", c.PluginDir)
+	}
 	for _, a := range []struct{ key, addr string }{{"raft_addr", c.RaftAddr}, {"client_addr", c.ClientAddr}} {
 		if err := checkLoopback(a.addr); err != nil {
 			return fmt.Errorf("%s %q: %w", a.key, a.addr, err)

@@ -11,6 +11,7 @@ func TestParseRefusals(t *testing.T) {
 	tests := []struct{ name, in, want string }{
 		{"no data_dir", ``, `data_dir is missing; name a directory on a local disk, e.g. data_dir = "/var/lib/fettle/ctld"`},
 		{"relative data_dir", `data_dir = "x"`, `data_dir "x" is relative; write an absolute path`},
+		{"relative plugin_dir", ok + `plugin_dir = "p"`, `plugin_dir "p" is relative; write an absolute path`},
 		{"unknown key", ok + "raft_adr = \"x\"", `line 2: unknown key "raft_adr"; docs/admin.md lists the keys`},
 		{"unknown key in a table", ok + "[node]\nleese = \"9m\"", `line 3: unknown key "node.leese"; docs/admin.md lists the keys`},
 		{"no port", ok + `raft_addr = "127.0.0.1"`, `raft_addr "127.0.0.1": not HOST:PORT`},
