@@ -57,10 +57,14 @@ func FindHelper() string {
 	if err != nil {
 		return ""
 	}
-	if real, err := filepath.EvalSymlinks(self); err == nil {
-		self = real
+	return findHelper(self)
+}
+
+func findHelper(program string) string {
+	if real, err := filepath.EvalSymlinks(program); err == nil {
+		program = real
 	}
-	dir := filepath.Dir(self)
+	dir := filepath.Dir(program)
 	for _, path := range []string{filepath.Join(dir, HelperName), filepath.Join(dir, "..", "lib", "fettle", HelperName)} {
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			return path
