@@ -247,3 +247,11 @@ func TestRealFailures(t *testing.T) {
 		t.Errorf("two ranks: %v %q\n%s", out.class, out.detail, out.log)
 	}
 }
+
+func TestRealQLoRA(t *testing.T) {
+	tr := newTrainer(t, "qlora")
+	out := tr.run("data_path: data.jsonl\nlora_rank: 8\nload_in_4bit: true\noutput_dir: out\nmax_steps: 8\n"+quick, 1, 0, nil)
+	if out.class != fettlev1.ExitClass_EXIT_CLASS_DONE {
+		t.Errorf("%v %q\n%s", out.class, out.detail, out.log)
+	}
+}
