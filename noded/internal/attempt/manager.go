@@ -67,6 +67,7 @@ type Manager struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	once   sync.Once
 	events chan nodemachine.Input
 	reader userread.Reader
 
@@ -121,8 +122,10 @@ func New(cfg Config) (*Manager, error) {
 	return m, nil
 }
 
-// Close ends the manager's goroutines. Shims and jobs go on.
-func (m *Manager) Close() {
+// Close ends the manager's goroutines. Shims and jobs go on. A second call does nothing.
+func (m *Manager) Close() { m.once.Do(m.close) }
+
+func (m *Manager) close() {
 	m.cancel()
 	m.mu.Lock()
 	m.closed = true

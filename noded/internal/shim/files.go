@@ -2,12 +2,33 @@ package shim
 
 import (
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/fettle-hpc/fettle/noded/internal/handoff"
 )
+
+// closeAllOnExec keeps the shim's descriptors, and what the daemon itself was started with, from the job.
+func closeAllOnExec() error {
+	const firstOwn = 3
+	err := unix.CloseRange(firstOwn, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	if err == nil {
+		return nil
+	}
+	// Kernels before 5.11.
+	entries, rerr := os.ReadDir("/proc/self/fd")
+	if rerr != nil {
+		return os.NewSyscallError("close_range", err)
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= firstOwn {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
 
 // createFile makes a file that must not exist yet.
 func createFile(path string, content []byte) error {

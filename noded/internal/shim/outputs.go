@@ -62,30 +62,35 @@ func local(path string) bool {
 // stdioFDs are standard input, output and error.
 type stdioFDs [3]uintptr
 
-func openStdio(o *handoff.Order) (fds *stdioFDs, err error) {
-	in, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: "/dev/null", Err: err}
-	}
-	fds = &stdioFDs{uintptr(in), noFD, noFD}
-	defer func() {
-		if err != nil {
-			fds.close()
-		}
-	}()
-	out, err := openOutput("stdout", o.Stdout, o.Truncate)
-	if err != nil {
+func openStdio(o *handoff.Order) (*stdioFDs, error) {
+	fds := &stdioFDs{noFD, noFD, noFD}
+	if err := fds.open(o); err != nil {
+		fds.close()
 		return nil, err
 	}
-	fds[1], fds[2] = uintptr(out), uintptr(out)
-	if o.Stderr != "" && o.Stderr != o.Stdout {
-		e, err := openOutput("stderr", o.Stderr, o.Truncate)
-		if err != nil {
-			return nil, err
-		}
-		fds[2] = uintptr(e)
-	}
 	return fds, nil
+}
+
+func (f *stdioFDs) open(o *handoff.Order) error {
+	in, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: "/dev/null", Err: err}
+	}
+	f[0] = uintptr(in)
+	out, err := openOutput("stdout", o.Stdout, o.Truncate)
+	if err != nil {
+		return err
+	}
+	f[1], f[2] = uintptr(out), uintptr(out)
+	if o.Stderr == "" || o.Stderr == o.Stdout {
+		return nil
+	}
+	errFD, err := openOutput("stderr", o.Stderr, o.Truncate)
+	if err != nil {
+		return err
+	}
+	f[2] = uintptr(errFD)
+	return nil
 }
 
 const noFD = ^uintptr(0)

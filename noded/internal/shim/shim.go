@@ -35,8 +35,9 @@ const (
 // Run owns the attempt in dir until it is over, and returns the shim's exit status. It expects the lock on
 // handoff.LockFD and the notify pipe on handoff.NotifyFD.
 func Run(dir string) int {
-	unix.CloseOnExec(handoff.LockFD)
-	unix.CloseOnExec(handoff.NotifyFD)
+	if err := closeAllOnExec(); err != nil {
+		return broken(dir, err)
+	}
 	b, err := os.ReadFile(dir + "/" + handoff.OrderFile)
 	if err != nil {
 		return broken(dir, err)
