@@ -149,21 +149,22 @@ def placeholder(like, soname, functions):
     functions holds the names that it defines, each with its version or "".
     """
     names = sorted(functions)
-    versions = [soname, *sorted({v for v in functions.values() if v})]  # the first stands for no version
+    versions = sorted({v for v in functions.values() if v})
+    number = {"": 1, **{v: i for i, v in enumerate(versions, 2)}}
     fails, says = CODE[like.machine]
     strings, string_at = b"\0", {}
-    for name in dict.fromkeys(versions + names):
+    for name in dict.fromkeys([soname, *versions, *names]):
         string_at[name] = len(strings)
         strings += name.encode() + b"\0"
 
     # A hash table of one bucket: a chain through all symbols. The loader walks it once for each name, which is quick.
     chain = [0, *(i + 1 if i < len(names) else 0 for i in range(1, len(names) + 1))]
     table = struct.pack(f"<{3 + len(chain)}I", 1, len(chain), 1 if names else 0, *chain)
-    numbers = struct.pack(f"<{1 + len(names)}H", 0, *(1 + (versions.index(functions[n]) if functions[n] else 0) for n in names))
+    numbers = struct.pack(f"<{1 + len(names)}H", 0, *(number[functions[n]] for n in names))
     definitions = b""
-    for number, version in enumerate(versions, 1):
-        following = 28 if number < len(versions) else 0
-        definitions += struct.pack("<HHHHIII", 1, number == 1, number, 1, version_hash(version), 20, following)
+    for i, version in enumerate([soname, *versions], 1):  # the first one names the library itself
+        following = 28 if i <= len(versions) else 0
+        definitions += struct.pack("<HHHHIII", 1, i == 1, i, 1, version_hash(version), 20, following)
         definitions += struct.pack("<II", string_at[version], 0)
 
     # One segment with headers, tables, names and code; one with the dynamic section, which older loaders write to. The
@@ -192,7 +193,7 @@ def placeholder(like, soname, functions):
             (DT_SYMENT, 24),
             (DT_VERSYM, numbers_at),
             (DT_VERDEF, definitions_at),
-            (DT_VERDEFNUM, len(versions)),
+            (DT_VERDEFNUM, 1 + len(versions)),
             (DT_NULL, 0),
         ]
     )

@@ -24,16 +24,15 @@ die() { # step, what happened, remedy
 
 say() { printf '%s\n' "$*" >&2; }
 
-# python_of CLI prints the interpreter of a console script, also when pip wrapped a long one in /bin/sh.
+# python_of CLI prints the interpreter of a console script, also when pip had to wrap a long or spaced one in /bin/sh.
 python_of() {
-    local line beside
-    beside=$(dirname "$(readlink -f "$1")")/python
-    if [ -x "$beside" ]; then
-        printf '%s\n' "$beside"
-        return
+    local found
+    found=$(head -n 3 "$1" | tr -d '\0' | sed -n -e "s/^#! *\(\/[^ ]*python[^ ]*\).*/\1/p" -e "s/^'''exec' \"\([^\"]*\)\".*/\1/p" -e "s/^'''exec' \(\/[^ \"]*\).*/\1/p" | head -n 1)
+    if [ -z "$found" ] || [ ! -x "$found" ]; then
+        found=$(dirname "$(readlink -f "$1")")/python
     fi
-    line=$(head -n 2 "$1" | tr -d '\0' | sed -n -e "s/^#! *\(\/[^ ]*python[^ ]*\).*/\1/p" -e "s/^'''exec' \"\{0,1\}\(\/[^\"]*python[^\" ]*\).*/\1/p" | head -n 1)
-    printf '%s\n' "${line:-python3}"
+    [ -x "$found" ] || found=python3
+    printf '%s\n' "$found"
 }
 
 # fits PYTHON says whether it is one that the pinned packages have wheels for.
@@ -93,7 +92,8 @@ fingerprint() {
     cat "$here/requirements.txt" "$here/torch-$1.txt" "$here/cuda_placeholders.py" | { echo "$1"; cat; } | sha256sum | cut -d ' ' -f 1
 }
 
-# run STEP REMEDY COMMAND… runs the command with its output in the log, and shows that time passes.
+# run STEP REMEDY COMMAND… runs the command with its output in the log, and shows that time passes. A function given as
+# COMMAND must end in exec, so that an interrupt reaches the program.
 run() {
     local step=$1 remedy=$2 at=$SECONDS shown='' pid rc=0
     shift 2
@@ -104,11 +104,17 @@ run() {
     trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM
     if [ -t 2 ]; then
         while kill -0 "$pid" 2>/dev/null; do
-            shown=$(tail -c 4096 "$log" | tr '\r' '\n' | sed -n 's/^ *Downloading \([^ ]*\) (\(.*\))$/\1 (\2)/p; s/^Installing collected.*/unpacking/p' | tail -n 1)
+            shown=$(tail -c 4096 "$log" | awk '
+                /^== / { s = "" }
+                /^ *Downloading / { n = $2; sub(/-(cp|py)[0-9].*/, "", n); s = n " " $3 " " $4 }
+                /^Installing collected/ { s = "unpacking" }
+                END { print s }')
             printf '\r\033[K  %-10s %3d s  %.60s' "$step" $((SECONDS - at)) "$shown" >&2
             sleep 0.5
         done
         printf '\r\033[K' >&2
+    else
+        say "  $step ..."
     fi
     wait "$pid" || rc=$?
     trap - INT TERM
@@ -121,14 +127,17 @@ run() {
 
 # pip_install ARGUMENTS… installs into the environment, whatever the user's pip settings say about other places.
 pip_install() {
-    env -u PIP_TARGET -u PIP_PREFIX -u PIP_ROOT -u PYTHONPATH -u PYTHONHOME PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 TMPDIR="$dir/tmp" \
+    exec env -u PIP_TARGET -u PIP_PREFIX -u PIP_ROOT -u PYTHONPATH -u PYTHONHOME PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 TMPDIR="$dir/tmp" \
         "${pip[@]}" install --no-input --disable-pip-version-check --no-cache-dir --no-compile --only-binary :all: --no-deps "$@"
 }
 
+# check TORCH imports what a training run imports and takes one step with torch.
 check() {
-    HF_HUB_OFFLINE=1 PYTHONNOUSERSITE=1 "$dir/bin/python" - "$1" <<'PY'
+    exec env -u PYTHONPATH -u PYTHONHOME HF_HUB_OFFLINE=1 PYTHONNOUSERSITE=1 "$dir/bin/python" - "$1" <<'PY'
 import sys, torch
+# All that a run imports, so that the first one need not compile it.
 import llamafactory.train.tuner, llamafactory.launcher
+import bitsandbytes, matplotlib.pyplot, transformers.models.qwen3.modeling_qwen3
 layer = torch.nn.Linear(32, 32)
 layer(torch.randn(8, 32)).sum().backward()
 if not layer.weight.grad.isfinite().all():
