@@ -18,6 +18,7 @@ func TestRealLogs(t *testing.T) {
 		want  string
 	}{
 		{"cut_checkpoint.log", transient, "checkpoint", "bad checkpoint: FileNotFoundError: [Errno 2] No such file or directory: 'output/cut_checkpoint/checkpoint-5/trainer_state.json'"},
+		{"host_memory.log", oom, "host-oom", "out of host memory: RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 2703360 bytes. Error code 12 (Cannot allocate memory)"},
 		{"hub_offline.log", transient, "hub", "hub or network: OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them in the cached files."},
 		{"missing_dataset_file.log", permanent, "config", "bad config or data: ValueError: File d2/gone.json not found."},
 		{"missing_model.log", permanent, "config", "bad config or data: OSError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': '/models/none'. Use `repo_type` argument if needed."},
