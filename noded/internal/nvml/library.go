@@ -262,7 +262,6 @@ func (d device) Temperature() (uint32, error) {
 	if !d.lib.has("nvmlDeviceGetTemperature") {
 		return 0, ErrNotSupported
 	}
-	//lint:ignore SA1019 drivers before 565 have no other
 	v, ret := d.dev.GetTemperature(nvml.TEMPERATURE_GPU)
 	return v, failure(ret)
 }

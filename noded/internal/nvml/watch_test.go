@@ -81,10 +81,10 @@ func TestWatchTellsEvents(t *testing.T) {
 		at(3*time.Second, nvml.EventData{Device: b.Devices[2], EventType: nvml.EventTypeDoubleBitEccError})
 		at(3500*time.Millisecond, nvml.EventData{Device: b.Devices[2], EventType: nvml.EventTypeClock})
 		at(4*time.Second, nvml.EventData{EventType: nvml.EventTypeXidCriticalError, EventData: 62})
-		at(4*time.Second, nvml.EventData{Device: b.Devices[2], EventType: nvml.EventTypeGpuUnavailableError})
+		at(4500*time.Millisecond, nvml.EventData{Device: b.Devices[2], EventType: nvml.EventTypeGpuUnavailableError})
 		at(6*time.Second, nvml.EventData{Device: b.Devices[2], EventType: nvml.EventTypeXidCriticalError, EventData: 31})
 		expect(t, watch(t, b, 3), "0s inventory 8", "0s readings 8", "1.1s xid 31 "+third, "2s xid 79 "+third, "3s ecc 0 "+third,
-			"4s xid 62", "4s unavailable 0 "+third, "5s readings 8", "6s xid 31 "+third, "10s readings 8")
+			"4s xid 62", "4.5s unavailable 0 "+third, "5s readings 8", "6s xid 31 "+third, "10s readings 8")
 	})
 }
 
@@ -153,15 +153,14 @@ func TestWatchWithBrokenEvents(t *testing.T) {
 			return create()
 		}
 		b.lost[1] = true
-		fail := true
+		begun := time.Now()
 		good := b.wait
 		b.waitFunc = func(ms uint32) (nvml.EventData, nvml.Return) {
-			if fail {
+			if time.Since(begun) < 7*time.Second {
 				return nvml.EventData{}, nvml.ERROR_GPU_IS_LOST
 			}
 			return good(ms)
 		}
-		time.AfterFunc(7*time.Second, func() { fail = false })
 		time.AfterFunc(11*time.Second, func() {
 			b.events <- nvml.EventData{Device: b.Devices[2], EventType: nvml.EventTypeXidCriticalError, EventData: 13}
 		})
