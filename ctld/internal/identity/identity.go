@@ -17,8 +17,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
-	"github.com/vishvananda/netlink"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 )
@@ -40,7 +40,7 @@ type loopbackCreds struct{ resolver *resolver }
 
 // NewLoopbackCredentials returns server credentials that accept loopback connections only and know their user.
 func NewLoopbackCredentials() credentials.TransportCredentials {
-	return &loopbackCreds{resolver: &resolver{names: map[uint32]User{}}}
+	return &loopbackCreds{resolver: &resolver{names: map[uint32]known{}}}
 }
 
 type authInfo struct {
@@ -81,32 +81,43 @@ func (c *loopbackCreds) Clone() credentials.TransportCredentials { return c }
 
 func (c *loopbackCreds) OverrideServerName(string) error { return nil }
 
+// namesKept is how long the name of a user id is believed.
+const namesKept = time.Minute
+
+// noGroup is the group of users that this host does not know: never one that stands for something here.
+const noGroup = 65534
+
 // resolver remembers the names of user ids, since looking them up may read files or ask a directory service.
 type resolver struct {
 	mu    sync.Mutex
-	names map[uint32]User
+	names map[uint32]known
+}
+
+type known struct {
+	user  User
+	until time.Time
 }
 
 func (r *resolver) peerUser(conn net.Conn) (User, error) {
 	local, ok1 := conn.LocalAddr().(*net.TCPAddr)
 	remote, ok2 := conn.RemoteAddr().(*net.TCPAddr)
-	if !ok1 || !ok2 || !remote.IP.IsLoopback() {
+	if !ok1 || !ok2 || !remote.IP.IsLoopback() || !local.IP.IsLoopback() {
 		return User{}, fmt.Errorf("%w: refused %s", ErrNotLoopback, conn.RemoteAddr())
 	}
-	uid, err := socketOwner(remote, local)
+	uid, err := socketOwner(remote.AddrPort(), local.AddrPort())
 	if err != nil {
 		return User{}, err
 	}
-	return r.lookup(uid), nil
+	return r.lookup(uid, time.Now()), nil
 }
 
-func (r *resolver) lookup(uid uint32) User {
+func (r *resolver) lookup(uid uint32, now time.Time) User {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if u, ok := r.names[uid]; ok {
-		return u
+	if k, ok := r.names[uid]; ok && now.Before(k.until) {
+		return k.user
 	}
-	u := User{UID: uid, GID: uid, Name: strconv.FormatUint(uint64(uid), 10)}
+	u := User{UID: uid, GID: noGroup, Name: strconv.FormatUint(uint64(uid), 10)}
 	if found, err := user.LookupId(u.Name); err == nil {
 		u.Name = found.Username
 		if gid, err := strconv.ParseUint(found.Gid, 10, 32); err == nil {
@@ -116,22 +127,27 @@ func (r *resolver) lookup(uid uint32) User {
 	if len(r.names) > 10_000 {
 		clear(r.names)
 	}
-	r.names[uid] = u
+	r.names[uid] = known{user: u, until: now.Add(namesKept)}
 	return u
 }
 
-// socketOwner asks the kernel for the owner of the socket with this local and remote address: over netlink, or from
-// /proc/net where that is not available.
-func socketOwner(local, remote *net.TCPAddr) (uint32, error) {
-	if s, err := netlink.SocketGet(local, remote); err == nil && s != nil {
-		return s.UID, nil
+// socketOwner asks the kernel for the owner of the open socket with this local and remote address: over netlink, or from
+// /proc/net where that is not available. A socket that is closed already has no owner any more, so that a client cannot
+// send a request and leave before it is asked who it is.
+func socketOwner(local, remote netip.AddrPort) (uint32, error) {
+	o, err := diagnose(local, remote)
+	if err == nil {
+		if !o.holds(local, remote) {
+			return 0, fmt.Errorf("%w: %s", ErrUnknownPeer, local)
+		}
+		return o.uid, nil
 	}
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		f, err := os.Open(table)
 		if err != nil {
 			continue
 		}
-		uid, ok := findOwner(bufio.NewScanner(f), local.AddrPort(), remote.AddrPort())
+		uid, ok := findOwner(bufio.NewScanner(f), local, remote)
 		_ = f.Close()
 		if ok {
 			return uid, nil
@@ -140,21 +156,26 @@ func socketOwner(local, remote *net.TCPAddr) (uint32, error) {
 	return 0, fmt.Errorf("%w: %s", ErrUnknownPeer, local)
 }
 
-// findOwner reads a table in the format of proc_net_tcp(5): sl, local, remote, state, queues, timers, retransmits, uid.
+// findOwner reads a table in the format of proc_net_tcp(5): sl, local, remote, state, queues, timers, retransmits, uid,
+// timeout, inode.
 func findOwner(lines *bufio.Scanner, local, remote netip.AddrPort) (uint32, bool) {
 	for lines.Scan() {
 		f := strings.Fields(lines.Text())
-		if len(f) < 8 {
+		if len(f) < 10 {
 			continue
 		}
-		if l, ok := parseProcAddr(f[1]); !ok || !same(l, local) {
+		l, ok1 := parseProcAddr(f[1])
+		r, ok2 := parseProcAddr(f[2])
+		state, err1 := strconv.ParseUint(f[3], 16, 8)
+		uid, err2 := strconv.ParseUint(f[7], 10, 32)
+		inode, err3 := strconv.ParseUint(f[9], 10, 64)
+		if !ok1 || !ok2 || err1 != nil || err2 != nil || err3 != nil {
 			continue
 		}
-		if r, ok := parseProcAddr(f[2]); !ok || !same(r, remote) {
-			continue
+		o := owner{local: l, remote: r, state: uint8(state), uid: uint32(uid), inode: uint32(min(inode, 1))}
+		if o.holds(local, remote) {
+			return o.uid, true
 		}
-		uid, err := strconv.ParseUint(f[7], 10, 32)
-		return uint32(uid), err == nil
 	}
 	return 0, false
 }
