@@ -160,7 +160,7 @@ func TestTermThenGraceThenKill(t *testing.T) {
 func TestGraceIsUsed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	s := r.job(1, sh("trap 'echo saved; exit 3' TERM; echo $$ >pid; sleep 1000 & wait"))
+	s := r.job(1, sh("trap 'echo saved; exit 3' TERM; echo $$ >pid; while :; do sleep 0.05; done"))
 	r.m.Start(s)
 	r.started(s.Key)
 	r.pidIn("pid")
@@ -397,4 +397,29 @@ func TestNodesFaultsAreNotTheUsers(t *testing.T) {
 	if exists(r.m.dir(s.Key)) {
 		t.Error("a directory is left that looks like an attempt")
 	}
+}
+
+func TestGraceOutlastsTheScript(t *testing.T) {
+	t.Parallel()
+	eachIsolation(t, func(t *testing.T, opts ...option) {
+		r := newRig(t, opts...)
+		// The script has no trap and dies of TERM at once; its trainer saves first, in a session of its own, and would
+		// take a second TERM as an order to hurry.
+		s := r.job(1, sh(`setsid sh -c 'trap "trap \"echo hurried >>saved\" TERM; : >saving; while ! [ -e go ]; do sleep 0.01; done; echo saved >>saved; exit" TERM; echo $$ >pid; while :; do sleep 0.05; done' &
+wait`))
+		r.m.Start(s)
+		r.started(s.Key)
+		r.pidIn("pid")
+		r.m.Stop(s.Key, 3_600_000)
+		eventually(t, "the trainer saves", func() bool { return exists(filepath.Join(r.work, "saving")) })
+		if err := os.WriteFile(filepath.Join(r.work, "go"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if e := r.ended(s.Key); e.GetSignal() != 15 {
+			t.Errorf("%v", e)
+		}
+		if got := r.read("saved"); got != "saved\n" {
+			t.Errorf("%q", got)
+		}
+	})
 }

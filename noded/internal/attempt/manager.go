@@ -93,8 +93,10 @@ func New(cfg Config) (*Manager, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
 		return nil, err
 	}
-	if err := makeDenyFile(filepath.Join(cfg.Dir, "denied")); err != nil {
-		return nil, err
+	if cfg.UID == 0 {
+		if err := makeDenyFile(filepath.Join(cfg.Dir, "denied")); err != nil {
+			return nil, err
+		}
 	}
 	m := &Manager{
 		cfg: cfg, events: make(chan nodemachine.Input, 64), entries: map[nodemachine.Key]*entry{},

@@ -20,13 +20,19 @@ type Tree interface {
 	Empty() (bool, error)
 }
 
-// Signal sends sig to every process of the tree.
-func Signal(t Tree, sig unix.Signal) error {
+// Signal sends sig to every process of the tree that had does not hold, and adds them to it. A nil map holds nothing.
+func Signal(t Tree, sig unix.Signal, had map[int]bool) error {
 	pids, err := t.Pids()
 	if err != nil {
 		return err
 	}
-	_, err = signalChecked(t, pids, sig)
+	fresh := slices.DeleteFunc(pids, func(p int) bool { return had[p] })
+	_, err = signalChecked(t, fresh, sig)
+	if had != nil {
+		for _, p := range fresh {
+			had[p] = true
+		}
+	}
 	return err
 }
 

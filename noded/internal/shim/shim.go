@@ -83,6 +83,8 @@ type shim struct {
 	graceMS   int64
 
 	stopping  bool
+	strays    bool
+	termed    map[int]bool
 	killAt    int64
 	killAgain int64
 }
@@ -148,8 +150,9 @@ func (s *shim) loop() {
 			return
 		}
 		s.limits(now)
-		if s.mainEnded && !s.stopping {
-			s.stop(now, min(s.graceMS, strayGraceMS))
+		if s.mainEnded && !s.strays {
+			s.strays = true
+			s.endStrays(now)
 		}
 		if s.stopping && now >= s.killAt {
 			s.kill()
@@ -236,20 +239,36 @@ func (s *shim) stop(from, graceMS int64) {
 	}
 	s.stopping, s.killAt = true, killAt
 	if s.main != 0 {
-		s.signal(unix.SIGTERM)
-		s.signal(unix.SIGCONT) // a stopped process cannot end itself
+		s.term()
 	}
 }
 
-// signal reaches every process of the attempt, in the cgroup or not.
-func (s *shim) signal(sig unix.Signal) {
-	if s.tree != nil {
-		if err := killtree.Signal(s.tree, sig); err != nil {
-			_ = broken(s.dir, err)
-		}
+// term asks every process that was not asked yet to end. None is asked twice: to some a second TERM means at once.
+func (s *shim) term() {
+	if s.termed == nil {
+		s.termed = map[int]bool{}
+	}
+	s.signal(unix.SIGTERM, s.termed)
+	s.signal(unix.SIGCONT, nil) // a stopped process cannot end itself
+}
+
+// endStrays ends what the first process has left behind. When the attempt is being ended already the grace that was given
+// goes on: a trainer may be saving its state while the script that started it is gone.
+func (s *shim) endStrays(now int64) {
+	if s.stopping {
+		s.term()
 		return
 	}
-	if err := killtree.Signal(s.below, sig); err != nil {
+	s.stop(now, min(s.graceMS, strayGraceMS))
+}
+
+// signal reaches every process of the attempt, in the cgroup or not, that had does not hold.
+func (s *shim) signal(sig unix.Signal, had map[int]bool) {
+	var tree killtree.Tree = s.below
+	if s.tree != nil {
+		tree = s.tree
+	}
+	if err := killtree.Signal(tree, sig, had); err != nil {
 		_ = broken(s.dir, err)
 	}
 }
@@ -313,7 +332,7 @@ func (s *shim) readControl() {
 			s.stop(bootNow(), c.GraceMS)
 		case c.Signal != 0:
 			if s.main != 0 {
-				s.signal(unix.Signal(c.Signal))
+				s.signal(unix.Signal(c.Signal), nil)
 			}
 		case c.Limit:
 			s.limitS = max(0, c.LimitS)
