@@ -22,6 +22,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/fettle-hpc/fettle/client/internal/tomlerr"
 	"github.com/fettle-hpc/fettle/proto/gres"
 )
 
@@ -234,22 +235,17 @@ func cause(err error) string {
 
 // tomlError names file, line and key of what was wrong.
 func tomlError(path string, err error) error {
-	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) && len(strict.Errors) > 0 {
-		row, _ := strict.Errors[0].Position()
-		return &Error{path + ":" + strconv.Itoa(row), "unknown key " + gres.Quote(strings.Join(strict.Errors[0].Key(), ".")),
-			"known keys are controllers, timeout and the table submit"}
+	f := tomlerr.Of(err)
+	if f.Line > 0 {
+		path += ":" + strconv.Itoa(f.Line)
 	}
-	var dec *toml.DecodeError
-	if errors.As(err, &dec) {
-		row, _ := dec.Position()
-		problem := strings.TrimPrefix(dec.Error(), "toml: ")
-		if key := dec.Key(); len(key) > 0 {
-			problem = strings.Join(key, ".") + ": " + problem
-		}
-		return &Error{path + ":" + strconv.Itoa(row), problem, "mend the line"}
+	if f.Unknown {
+		return &Error{path, "unknown key " + gres.Quote(f.Key), "known keys are controllers, timeout and the table submit"}
 	}
-	return &Error{path, strings.TrimPrefix(err.Error(), "toml: "), "mend the file"}
+	if f.Key != "" {
+		path += ": " + f.Key
+	}
+	return &Error{path, f.Problem, "mend the line"}
 }
 
 // ParseControllers checks addresses of controllers, host or host:port, and adds the default port. where names them in

@@ -91,7 +91,8 @@ func (t *Table) Write(w io.Writer, term Terminal) error {
 	return t.WriteOrder(w, term, nil)
 }
 
-// WriteOrder prints the rows that order names, in that order; nil prints all as they were added.
+// WriteOrder prints the rows that order names, in that order; nil prints all as they were added. Lines do not end in
+// spaces.
 func (t *Table) WriteOrder(w io.Writer, term Terminal, order []int32) error {
 	bw, ok := w.(*bufio.Writer)
 	if !ok {
@@ -99,19 +100,17 @@ func (t *Table) WriteOrder(w io.Writer, term Terminal, order []int32) error {
 	}
 	widths := t.layout(term.Width)
 	mark := term.Ellipsis()
-	last := len(widths) - 1
-	for last >= 0 && widths[last] < 0 {
-		last--
-	}
+	line := make([]byte, 0, 512)
 	if !t.NoHeader {
 		for i, c := range t.cols {
-			if widths[i] < 0 {
-				continue
+			if widths[i] >= 0 {
+				title := Truncate(c.Title, widths[i], mark)
+				line = pad(line, term, Bold, []byte(title), widths[i]-Width(title), c.Right)
 			}
-			title := Truncate(c.Title, widths[i], mark)
-			t.pad(bw, term, Bold, []byte(title), Width(title), widths[i], c.Right, i == last)
 		}
-		bw.WriteByte('\n')
+		if err := writeLine(bw, line); err != nil {
+			return err
+		}
 	}
 	n := t.row
 	if order != nil {
@@ -122,6 +121,7 @@ func (t *Table) WriteOrder(w io.Writer, term Terminal, order []int32) error {
 		if order != nil {
 			r = int(order[k])
 		}
+		line = line[:0]
 		base := r * len(t.cols)
 		for i, c := range t.cols {
 			if widths[i] < 0 {
@@ -136,44 +136,53 @@ func (t *Table) WriteOrder(w io.Writer, term Terminal, order []int32) error {
 				s := Truncate(string(cell), widths[i], mark)
 				cell, cw = []byte(s), Width(s)
 			}
-			t.pad(bw, term, t.styles[base+i], cell, cw, widths[i], c.Right, i == last)
+			line = pad(line, term, t.styles[base+i], cell, widths[i]-cw, c.Right)
 		}
-		if err := bw.WriteByte('\n'); err != nil {
+		if err := writeLine(bw, line); err != nil {
 			return err
 		}
 	}
 	return bw.Flush()
 }
 
-const spaces = "                                                                "
-
-func (t *Table) pad(bw *bufio.Writer, term Terminal, style Style, cell []byte, cw, width int, right, last bool) {
-	gap := max(width-cw, 0)
+// pad appends a cell, filled up by gap spaces, and the space between columns.
+func pad(line []byte, term Terminal, style Style, cell []byte, gap int, right bool) []byte {
 	if right {
-		writeSpaces(bw, gap)
+		line = appendSpaces(line, gap)
 	}
-	if style != Plain && term.Color && cw > 0 {
-		bw.WriteString(styleCodes[style])
-		bw.Write(cell)
-		bw.WriteString(styleReset)
+	if style != Plain && term.Color && len(cell) > 0 {
+		line = append(line, styleCodes[style]...)
+		line = append(line, cell...)
+		line = append(line, styleReset...)
 	} else {
-		bw.Write(cell)
-	}
-	if last {
-		return
+		line = append(line, cell...)
 	}
 	if !right {
-		writeSpaces(bw, gap)
+		line = appendSpaces(line, gap)
 	}
-	bw.WriteString("  ")
+	return append(line, ' ', ' ')
 }
 
-func writeSpaces(bw *bufio.Writer, n int) {
+func appendSpaces(line []byte, n int) []byte {
+	const spaces = "                                                                "
 	for n > 0 {
 		k := min(n, len(spaces))
-		bw.WriteString(spaces[:k])
+		line = append(line, spaces[:k]...)
 		n -= k
 	}
+	return line
+}
+
+// writeLine writes a line without the spaces at its end.
+func writeLine(bw *bufio.Writer, line []byte) error {
+	n := len(line)
+	for n > 0 && line[n-1] == ' ' {
+		n--
+	}
+	if _, err := bw.Write(line[:n]); err != nil {
+		return err
+	}
+	return bw.WriteByte('\n')
 }
 
 // layout decides every column's width within limit cells; -1 leaves a column out.

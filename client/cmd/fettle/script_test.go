@@ -2,12 +2,15 @@ package main
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +32,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
+var update = flag.Bool("update", false, "write what commands print into the scripts")
+
 // TestScripts runs every script of testdata/script against a controller of its own.
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -36,8 +41,10 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Deadline:            time.Now().Add(2 * time.Minute),
+		UpdateScripts:       *update,
 		Setup:               setup,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"fake": fake, "refused": refused, "same": same},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"fake": fake, "refused": refused, "same": same, "killdaemon": killDaemon},
 	})
 }
 
@@ -54,6 +61,7 @@ func setup(e *testscript.Env) error {
 	if err := os.MkdirAll(home, 0o755); err != nil {
 		return err
 	}
+	e.Defer(func() { killAll(filepath.Join(home, ".local/state/fettle"), e.WorkDir+"/cl") })
 	// An address on which nobody listens.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -157,9 +165,9 @@ func fake(ts *testscript.TestScript, neg bool, args []string) {
 		text := string(render.AppendMessage(nil, jobs[len(jobs)-1].GetSpec()))
 		text = strings.NewReplacer(ts.Getenv("WORK"), "$WORK", `,"`, ",\n\"").Replace(text)
 		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text+"\n"), 0o644))
-	case "wait": // METHOD: until it was called
+	case "wait": // METHOD N: until it was called N times
 		deadline := time.Now().Add(20 * time.Second)
-		for s.Calls(args[0]) == 0 {
+		for s.Calls(args[0]) < int(number(args[1])) {
 			if time.Now().After(deadline) {
 				ts.Fatalf("%s was not called", args[0])
 			}
@@ -214,5 +222,38 @@ func same(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if a, b := norm(args[0]), norm(args[1]); (a == b) == neg {
 		ts.Fatalf("%s:\n%s\n%s:\n%s", args[0], a, args[1], b)
+	}
+}
+
+// killDaemon kills a daemon of `fettle up` as a crash would: killdaemon NAME.
+func killDaemon(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(ts.Exec("fettle", "status", "--pid", args[0]))
+	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile("stdout")))
+	ts.Check(err)
+	ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+	deadline := time.Now().Add(10 * time.Second)
+	for ts.Exec("fettle", "status", "--pid", args[0]) == nil {
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s does not die", args[0])
+		}
+	}
+}
+
+// killAll ends what a failed script has left running in clusters.
+func killAll(dirs ...string) {
+	for _, dir := range dirs {
+		files, _ := filepath.Glob(filepath.Join(dir, "*", "pid"))
+		for _, f := range files {
+			data, _ := os.ReadFile(f)
+			var pid int
+			if _, err := fmt.Sscan(string(data), &pid); err != nil || pid <= 1 {
+				continue
+			}
+			// Only what is still one of the stand-ins of this test.
+			exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+			if strings.HasPrefix(filepath.Base(exe), "fettle-") {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
 	}
 }

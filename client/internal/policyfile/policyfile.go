@@ -4,7 +4,6 @@ package policyfile
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/fettle-hpc/fettle/client/internal/tomlerr"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/gres"
 	"github.com/fettle-hpc/fettle/proto/model"
@@ -103,18 +103,12 @@ func Parse(data []byte) (*fettlev1.ClusterPolicy, error) {
 }
 
 func syntax(err error) error {
-	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) && len(strict.Errors) > 0 {
-		row, _ := strict.Errors[0].Position()
-		return &Error{Line: row, Problem: "unknown key " + gres.Quote(strings.Join(strict.Errors[0].Key(), ".")),
+	f := tomlerr.Of(err)
+	if f.Unknown {
+		return &Error{Line: f.Line, Problem: "unknown key " + gres.Quote(f.Key),
 			Remedy: "known are version, [[partition]] with name, nodes, default, default_time, max_time, state, and [scheduling]"}
 	}
-	var dec *toml.DecodeError
-	if errors.As(err, &dec) {
-		row, _ := dec.Position()
-		return &Error{Line: row, Field: strings.Join(dec.Key(), "."), Problem: strings.TrimPrefix(dec.Error(), "toml: "), Remedy: "mend the line"}
-	}
-	return &Error{Problem: strings.TrimPrefix(err.Error(), "toml: "), Remedy: "mend the file"}
+	return &Error{Line: f.Line, Field: f.Key, Problem: f.Problem, Remedy: "mend the line"}
 }
 
 func (in partition) parse() (*fettlev1.Partition, error) {
@@ -273,7 +267,7 @@ func value(v string) string {
 }
 
 // Diff lists the lines by which two policies differ, with "-" before those of the first and "+" before those of the
-// second; lines that both have are left out but for the names of partitions around a change.
+// second; lines that both have are left out but for the names of partitions that hold a change.
 func Diff(from, to *fettlev1.ClusterPolicy) []string {
 	var out []string
 	names := func(p *fettlev1.ClusterPolicy) (list []string) {
@@ -298,10 +292,17 @@ func Diff(from, to *fettlev1.ClusterPolicy) []string {
 	}
 	for _, n := range all {
 		a, b := lines(find(from, n)), lines(find(to, n))
-		if slices.Equal(a, b) {
+		if slices.Equal(a, b) && (find(from, n) == nil) == (find(to, n) == nil) {
 			continue
 		}
-		out = append(out, "  partition "+quote(n))
+		mark := "  "
+		switch {
+		case find(from, n) == nil:
+			mark = "+ "
+		case find(to, n) == nil:
+			mark = "- "
+		}
+		out = append(out, mark+"partition "+quote(n))
 		out = append(out, changes(a, b)...)
 	}
 	if a, b := names(from), names(to); len(out) == 0 && !slices.Equal(a, b) {
@@ -315,12 +316,13 @@ func Diff(from, to *fettlev1.ClusterPolicy) []string {
 	return out
 }
 
+// lines are a partition's settings, one a line, without its name.
 func lines(p *fettlev1.Partition) []string {
 	if p == nil {
 		return nil
 	}
 	text := Format(&fettlev1.ClusterPolicy{Partitions: []*fettlev1.Partition{p}})
-	return strings.Split(strings.TrimSpace(text), "\n")[1:]
+	return strings.Split(strings.TrimSpace(text), "\n")[2:]
 }
 
 func schedulingLines(p *fettlev1.ClusterPolicy) []string {
