@@ -76,6 +76,7 @@ export FETTLE_STATE_DIR=$state
 step "Two jobs: an urgent one and one for the back of the queue"
 # Every run of the quickstart trains from the start, into a folder of its own.
 out=$work/run/output/$(date +%Y%m%d-%H%M%S)
+mkdir -p "$out"
 cd "$work/run"
 show fsubmit train_lora.yaml --priority 1 --gpus 1
 urgent=$("$bin/fsubmit" train_lora.yaml --priority 1 --gpus 1 --name urgent --parsable --output "$out/urgent.log" --set "output_dir=$out/urgent")

@@ -174,11 +174,12 @@ if whole; then
 fi
 
 python=$(find_python)
-mkdir -p "$(dirname "$dir")" || die "make folder" "cannot make $(dirname "$dir")" "choose a place that you may write to"
+mkdir -p "$(dirname "$dir")" 2>/dev/null || die "make folder" "cannot make $(dirname "$dir")" "choose a place that you may write to"
 
 # Two at once would tear each other's files.
 if command -v flock >/dev/null 2>&1; then
-    exec 9>"$dir.lock" || die "lock" "cannot write $dir.lock" "choose a place that you may write to"
+    { : >>"$dir.lock"; } 2>/dev/null || die "lock" "cannot write $dir.lock" "choose a place that you may write to"
+    exec 9>>"$dir.lock"
     if ! flock -n 9; then
         say "trainer: another one is installing into $dir; waiting for it"
         flock 9
@@ -204,7 +205,7 @@ fi
 say "trainer: installing LLaMA-Factory into $dir ($size; once)"
 [ "$torch" = cpu ] && say "  no usable NVIDIA driver here, so torch is set up for the CPU"
 rm -rf "$dir"
-: >"$log" || die "make folder" "cannot write $log" "choose a place that you may write to"
+{ : >"$log"; } 2>/dev/null || die "make folder" "cannot write $log" "choose a place that you may write to"
 
 if "$python" -c 'import ensurepip' >/dev/null 2>&1; then
     run venv "install Python's venv module (on Debian and Ubuntu: the package python3-venv)" "$python" -m venv "$dir"
