@@ -41,6 +41,7 @@ func fettleCommand() *command {
 				dir,
 				{name: "force", short: "f", help: "cancel running jobs without asking, and end the daemons even when jobs cannot be cancelled"},
 				{name: "keep-jobs", help: "leave running jobs alone: they go on, and the next fettle up finds them"},
+				{name: "grace", arg: "TIME", help: "kill daemons that have not ended after this long (default 10s)"},
 				{name: "wipe", help: "remove the queue, the logs and everything else of the cluster afterwards"},
 			}},
 			{name: "status", brief: "show the daemons on this machine", synopsis: "fettle status [flags]", text: statusText, run: runStatus, flags: []*flag{
@@ -406,6 +407,13 @@ func runDown(ctx context.Context, c *call) error {
 	if c.on("keep-jobs") && c.on("wipe") {
 		return usagef("--wipe: contradicts --keep-jobs", "give one of them")
 	}
+	grace := local.DefaultGrace
+	if g, ok := c.get("grace"); ok {
+		var err error
+		if grace, err = time.ParseDuration(g.value); err != nil || grace < 0 || grace > time.Hour {
+			return g.bad("is not a time up to 1h", "use for example 30s")
+		}
+	}
 	dir, err := c.dir()
 	if err != nil {
 		return err
@@ -418,7 +426,7 @@ func runDown(ctx context.Context, c *call) error {
 	if err := c.settleJobs(ctx, cl); err != nil {
 		return err
 	}
-	ended, err := cl.Down(func(msg string) {
+	ended, err := cl.Down(grace, func(msg string) {
 		if !c.on("json") {
 			_, _ = io.WriteString(c.env.Stderr, "  "+render.Line(msg)+"\n")
 		}

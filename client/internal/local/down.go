@@ -13,9 +13,11 @@ import (
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 )
 
+// DefaultGrace is how long a daemon may take to end when it is asked to, before it is killed.
+const DefaultGrace = 10 * time.Second
+
 // Times that Down gives.
 const (
-	termLimit = 10 * time.Second
 	killLimit = 5 * time.Second
 	// jobLimit is how long jobs may take to end beyond their own grace times.
 	jobLimit = 45 * time.Second
@@ -86,25 +88,26 @@ func (c *Cluster) CancelJobs(ctx context.Context, ids []uint64) error {
 	}
 }
 
-// Down ends all daemons: nodes first, then controllers. It returns the names of those that it ended.
-func (c *Cluster) Down(say func(string)) (ended []string, err error) {
+// Down ends all daemons: nodes first, then controllers. Those that do not end within grace are killed. It returns the
+// names of those that it ended.
+func (c *Cluster) Down(grace time.Duration, say func(string)) (ended []string, err error) {
 	var names []string
 	for _, n := range c.st.Nodes {
 		names = append(names, n.Name)
 	}
-	if ended, err = endAll(c.dir, names, say); err != nil {
+	if ended, err = endAll(c.dir, names, grace, say); err != nil {
 		return ended, err
 	}
 	names = names[:0]
 	for _, ct := range c.st.Controllers {
 		names = append(names, ct.Name)
 	}
-	more, err := endAll(c.dir, names, say)
+	more, err := endAll(c.dir, names, grace, say)
 	return append(ended, more...), err
 }
 
 // endAll ends daemons side by side.
-func endAll(dir string, names []string, say func(string)) (ended []string, err error) {
+func endAll(dir string, names []string, grace time.Duration, say func(string)) (ended []string, err error) {
 	ids := make(map[string]identity)
 	for _, name := range names {
 		id, ok := recorded(dir, name)
@@ -122,7 +125,7 @@ func endAll(dir string, names []string, say func(string)) (ended []string, err e
 		if !ok {
 			continue
 		}
-		if err := finish(id, name, termLimit); err != nil {
+		if err := finish(id, name, grace); err != nil {
 			return ended, err
 		}
 		_ = os.Remove(pidFile(dir, name))

@@ -204,7 +204,7 @@ func (u *starter) startNodes() error {
 				continue
 			}
 			u.o.Say("starting " + n.Name + " again, its settings have changed")
-			if err := end(id, n.Name, 10*time.Second); err != nil {
+			if err := end(id, n.Name, DefaultGrace); err != nil {
 				return err
 			}
 		}
