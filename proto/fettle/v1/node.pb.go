@@ -143,7 +143,7 @@ type GPU struct {
 	// Indexes of GPUs that it shares NVLink with, and the number of links to each.
 	Links    []*NVLink `protobuf:"bytes,7,rep,name=links,proto3" json:"links,omitempty"`
 	NumaNode int32     `protobuf:"varint,8,opt,name=numa_node,json=numaNode,proto3" json:"numa_node,omitempty"`
-	// "", "disabled", "enabled".
+	// "", "disabled", "enabled"; "instance" for a slice of a GPU, which is listed as a device of its own.
 	Mig string `protobuf:"bytes,9,opt,name=mig,proto3" json:"mig,omitempty"`
 	// Not detected but declared in the node's config.
 	Declared bool `protobuf:"varint,10,opt,name=declared,proto3" json:"declared,omitempty"`
