@@ -76,8 +76,11 @@ func TestChaos(t *testing.T) {
 	for i := range 6 {
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
 		clients.Go(func() {
+			pace := time.NewTicker(80 * time.Millisecond)
+			defer pace.Stop()
 			for !stop.Load() && ctx.Err() == nil {
 				c.oneJob(ctx, l, rng, wit)
+				<-pace.C
 			}
 		})
 	}
