@@ -92,7 +92,7 @@ type NVML struct {
 	changed chan struct{}
 	// first is closed when Run has had its first answer or failure.
 	first chan struct{}
-	// asking holds one value while a single question is asked.
+	// asking holds one value while fettle-nvml is run, for a single question or by Run: never two at a time.
 	asking chan struct{}
 
 	mu      sync.Mutex
@@ -193,6 +193,8 @@ func (n *NVML) fresh(ctx context.Context) error {
 	select {
 	case n.asking <- struct{}{}:
 		defer func() { <-n.asking }()
+	case <-n.first: // Run has begun meanwhile, and knows
+		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -252,6 +254,12 @@ func (n *NVML) Run(ctx context.Context) error {
 	}()
 	first := sync.OnceFunc(func() { close(n.first) })
 	defer first()
+	select {
+	case n.asking <- struct{}{}:
+		defer func() { <-n.asking }()
+	case <-ctx.Done():
+		return nil
+	}
 	for {
 		begun := n.cfg.now()
 		err := n.watch(ctx, first)

@@ -383,6 +383,39 @@ func TestNoGPUs(t *testing.T) {
 	s.health(n, "0 ok")
 }
 
+// A question that was asked before Run began, and Run itself, never run fettle-nvml side by side.
+func TestOneAtATime(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, []string{"await answer", has(1), uses(1)}, []string{has(1), uses(1), "await end"})
+	n := s.source(nil)
+	answer := make(chan string, 2)
+	go func() { answer <- state(n.Inventory(t.Context())) }()
+	s.until("it runs", func() bool { return s.runs() == 1 })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	s.until("Run has begun", func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.running
+	})
+	go func() { answer <- state(n.Inventory(t.Context())) }()
+	if s.runs() != 1 {
+		t.Errorf("%d runs at a time", s.runs())
+	}
+	s.allow("answer")
+	for range 2 {
+		if got := <-answer; got != "0 ok" {
+			t.Error(got)
+		}
+	}
+	s.until("it is watched", func() bool { return s.runs() == 2 })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNothingKnown(t *testing.T) {
 	t.Parallel()
 	s := newStand(t, []string{"crash"}, []string{"crash"}, []string{"crash"}, []string{"crash"}, []string{"await better", has(1), "await end"})
