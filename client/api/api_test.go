@@ -189,6 +189,14 @@ func TestGivesUpAndSaysWhy(t *testing.T) {
 	}
 }
 
+func TestAClusterThatIsDownIsNotWaitedForLong(t *testing.T) {
+	t.Parallel()
+	c := client(t, api.Config{Controllers: []string{deadAddr(t), deadAddr(t)}, Timeout: time.Hour, DownTimeout: 20 * time.Millisecond})
+	if _, err := submit(t.Context(), c, "k"); !api.IsCode(err, codes.Unavailable) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestOnceIsSentOnce(t *testing.T) {
 	t.Parallel()
 	s := fakectl.Start(t)
@@ -312,7 +320,7 @@ func TestWatchJobSurvivesTheControllers(t *testing.T) {
 	s := fakectl.Start(t)
 	s.Put(&fettlev1.Job{Id: 7, State: model.Running})
 	notices := make(chan string, 10)
-	c := client(t, api.Config{Controllers: []string{s.Addr()}, Timeout: 50 * time.Millisecond})
+	c := client(t, api.Config{Controllers: []string{s.Addr()}, Timeout: 50 * time.Millisecond, DownTimeout: 50 * time.Millisecond})
 	first := true
 	job, err := c.WatchJob(t.Context(), api.Watch{JobID: 7, Notice: func(m string) {
 		notices <- m

@@ -27,6 +27,7 @@ const (
 	DefaultTimeout        = 20 * time.Second
 	DefaultTryTimeout     = 6 * time.Second
 	DefaultConnectTimeout = 2 * time.Second
+	DefaultDownTimeout    = 2 * time.Second
 	DefaultBackoff        = 50 * time.Millisecond
 	maxBackoff            = time.Second
 	maxMessage            = 64 << 20
@@ -42,6 +43,9 @@ type Config struct {
 	TryTimeout time.Duration
 	// ConnectTimeout bounds the making of one connection; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
+	// DownTimeout bounds a call while no controller takes a connection at all, as when the cluster is not running; 0 means
+	// DefaultDownTimeout. It is never more than Timeout.
+	DownTimeout time.Duration
 	// Backoff is the first pause after all controllers were tried in vain; it doubles up to one second. 0 means
 	// DefaultBackoff.
 	Backoff time.Duration
@@ -69,7 +73,7 @@ func New(cfg Config) (*Client, error) {
 	for _, d := range []struct {
 		v   *time.Duration
 		def time.Duration
-	}{{&cfg.Timeout, DefaultTimeout}, {&cfg.TryTimeout, DefaultTryTimeout}, {&cfg.ConnectTimeout, DefaultConnectTimeout}, {&cfg.Backoff, DefaultBackoff}} {
+	}{{&cfg.Timeout, DefaultTimeout}, {&cfg.TryTimeout, DefaultTryTimeout}, {&cfg.ConnectTimeout, DefaultConnectTimeout}, {&cfg.DownTimeout, DefaultDownTimeout}, {&cfg.Backoff, DefaultBackoff}} {
 		if *d.v < 0 {
 			return nil, errors.New("negative time in the client's configuration")
 		}
@@ -141,21 +145,23 @@ func Do[T any](ctx context.Context, c *Client, kind Kind, f func(ctx context.Con
 func (c *Client) run(ctx context.Context, kind Kind, f func(context.Context, fettlev1.ControllerServiceClient) error) error {
 	total, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	return c.rotate(ctx, total, kind, func(s fettlev1.ControllerServiceClient) error {
+	return c.rotate(ctx, total, kind, func(p *peer) error {
 		tctx, tcancel := context.WithTimeout(total, c.cfg.TryTimeout)
 		defer tcancel()
-		return f(tctx, s)
+		return f(tctx, p.service())
 	})
 }
 
 // rotate calls try with one controller after another until it succeeds, is refused, or total is over. ctx is the
 // caller's own.
-func (c *Client) rotate(ctx, total context.Context, kind Kind, try func(fettlev1.ControllerServiceClient) error) error {
+func (c *Client) rotate(ctx, total context.Context, kind Kind, try func(*peer) error) error {
 	var last *Error
 	unknown := false
 	pause := c.cfg.Backoff
+	began := time.Now()
 	for {
 		order := c.order()
+		reached := false
 		for i := 0; i < len(order); i++ {
 			addr := order[i]
 			v := c.tryOne(addr, try)
@@ -179,9 +185,13 @@ func (c *Client) rotate(ctx, total context.Context, kind Kind, try func(fettlev1
 				}
 			}
 			last = v.err
+			reached = reached || !v.down
 			if total.Err() != nil {
 				return c.gaveUp(ctx, last, unknown)
 			}
+		}
+		if !reached && time.Since(began) > c.cfg.DownTimeout {
+			return c.gaveUp(ctx, last, unknown)
 		}
 		t := time.NewTimer(jitter(pause))
 		select {
@@ -195,19 +205,19 @@ func (c *Client) rotate(ctx, total context.Context, kind Kind, try func(fettlev1
 }
 
 // tryOne makes one try at one controller and judges how it went.
-func (c *Client) tryOne(addr string, try func(fettlev1.ControllerServiceClient) error) verdict {
+func (c *Client) tryOne(addr string, try func(*peer) error) verdict {
 	p, err := c.peer(addr)
 	if err != nil {
 		return verdict{action: elsewhere, err: FromStatus(err)}
 	}
 	dials := p.dials()
-	if err = try(fettlev1.NewControllerServiceClient(p.cc)); err == nil {
+	if err = try(p); err == nil {
 		return verdict{action: done}
 	}
 	v := judge(err)
 	if v.action == unclear && v.err.Code == codes.Unavailable {
 		if dialErr := p.neverUp(dials); dialErr != nil {
-			v.action, v.err.reach = elsewhere, reachText(dialErr)
+			v.action, v.down, v.err.reach = elsewhere, true, reachText(dialErr)
 		}
 	}
 	return v
@@ -220,10 +230,10 @@ func (c *Client) PreferLeader(ctx context.Context) {
 	defer cancel()
 	var h *fettlev1.Header
 	for _, addr := range c.order() {
-		v := c.tryOne(addr, func(s fettlev1.ControllerServiceClient) error {
+		v := c.tryOne(addr, func(p *peer) error {
 			tctx, tcancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout/2)
 			defer tcancel()
-			r, err := s.GetPolicy(tctx, &fettlev1.GetPolicyRequest{})
+			r, err := p.service().GetPolicy(tctx, &fettlev1.GetPolicyRequest{})
 			h = r.GetHeader()
 			return err
 		})

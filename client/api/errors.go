@@ -122,6 +122,8 @@ type verdict struct {
 	err    *Error
 	// leader is the address that the controller named.
 	leader string
+	// down is set when not even a connection was made.
+	down bool
 }
 
 // judge sorts a failed try.

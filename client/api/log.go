@@ -119,7 +119,7 @@ func (c *Client) readOnce(ctx context.Context, r LogReader, cur *cursor, f func(
 		var last *fettlev1.Job
 		var stop error
 		progress := false
-		err := c.rotate(ctx, total, Read, func(s fettlev1.ControllerServiceClient) error {
+		err := c.rotate(ctx, total, Read, func(p *peer) error {
 			// A following stream lives longer than total; it has only to begin in time.
 			g := newGuard(ctx, c.cfg.TryTimeout)
 			defer g.end()
@@ -129,7 +129,7 @@ func (c *Client) readOnce(ctx context.Context, r LogReader, cur *cursor, f func(
 			} else {
 				req.Offset = cur.offset
 			}
-			stream, err := s.ReadLog(g.ctx, req)
+			stream, err := p.service().ReadLog(g.ctx, req)
 			if err != nil {
 				return g.cause(err)
 			}

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"google.golang.org/grpc"
+
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 )
 
 // peer is one controller's connection. It remembers how its dials went, because gRPC tells "never sent" and "connection
@@ -21,6 +23,10 @@ type peer struct {
 	opened  uint64
 	up      bool
 	lastErr error
+}
+
+func (p *peer) service() fettlev1.ControllerServiceClient {
+	return fettlev1.NewControllerServiceClient(p.cc)
 }
 
 // dialState is how the dials stood at one moment.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
@@ -15,21 +16,46 @@ import (
 // controller is lost on the way, another one goes on after the last job seen. An error of page ends the listing and is
 // returned as it is.
 func (c *Client) ListJobs(ctx context.Context, req *fettlev1.ListJobsRequest, page func(h *fettlev1.Header, jobs []*fettlev1.Job) error) error {
+	var header *fettlev1.Header
+	return c.list(ctx, req, func(ctx context.Context, cc grpc.ClientConnInterface, req *fettlev1.ListJobsRequest) (func() (int, uint64, error, error), error) {
+		stream, err := fettlev1.NewControllerServiceClient(cc).ListJobs(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		return func() (n int, last uint64, stop, err error) {
+			m, err := stream.Recv()
+			if err != nil {
+				return 0, 0, nil, err
+			}
+			if header == nil {
+				header = m.GetHeader()
+			}
+			if n = len(m.GetJobs()); n > 0 {
+				last = m.GetJobs()[n-1].GetId()
+			}
+			return n, last, page(header, m.GetJobs()), nil
+		}, nil
+	})
+}
+
+// list runs a listing over as many controllers as it takes. open starts a stream and returns what reads its next piece:
+// how many jobs were in it, the last one's number, and whether the caller wants to stop.
+func (c *Client) list(ctx context.Context, req *fettlev1.ListJobsRequest,
+	open func(context.Context, grpc.ClientConnInterface, *fettlev1.ListJobsRequest) (func() (n int, last uint64, stop, err error), error)) error {
 	req = proto.Clone(req).(*fettlev1.ListJobsRequest)
 	total, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	var header *fettlev1.Header
 	var stop error
 	left := req.GetLimit()
-	err := c.rotate(ctx, total, Read, func(s fettlev1.ControllerServiceClient) error {
+	err := c.rotate(ctx, total, Read, func(p *peer) error {
 		g := newGuard(total, c.cfg.TryTimeout)
 		defer g.end()
-		stream, err := s.ListJobs(g.ctx, req)
+		next, err := open(g.ctx, p.cc, req)
 		if err != nil {
 			return g.cause(err)
 		}
 		for {
-			m, err := stream.Recv()
+			n, last, halt, err := next()
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
@@ -37,15 +63,11 @@ func (c *Client) ListJobs(ctx context.Context, req *fettlev1.ListJobsRequest, pa
 				return g.cause(err)
 			}
 			g.alive()
-			if header == nil {
-				header = m.GetHeader()
-			}
-			if err := page(header, m.GetJobs()); err != nil {
-				stop = err
+			if stop = halt; stop != nil {
 				return nil
 			}
-			if n := len(m.GetJobs()); n > 0 {
-				req.AfterId = m.GetJobs()[n-1].GetId()
+			if n > 0 {
+				req.AfterId = last
 				if left > 0 {
 					if uint32(n) >= left {
 						return nil

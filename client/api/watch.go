@@ -64,8 +64,8 @@ func (c *Client) nextEvent(ctx context.Context, id uint64, index *uint64) error 
 	wctx, cancel := context.WithTimeout(ctx, recheck)
 	defer cancel()
 	var broken error
-	err := c.rotate(wctx, wctx, Read, func(s fettlev1.ControllerServiceClient) error {
-		stream, err := s.WatchEvents(wctx, &fettlev1.WatchEventsRequest{AfterIndex: *index, Select: &fettlev1.JobSelector{Ids: []uint64{id}}})
+	err := c.rotate(wctx, wctx, Read, func(p *peer) error {
+		stream, err := p.service().WatchEvents(wctx, &fettlev1.WatchEventsRequest{AfterIndex: *index, Select: &fettlev1.JobSelector{Ids: []uint64{id}}})
 		if err != nil {
 			return err
 		}

@@ -242,31 +242,25 @@ func (q *queueLister) table(ctx context.Context, term render.Terminal) (*render.
 	v := &queueView{now: q.c.env.Now(), term: term}
 	q.cl.PreferLeader(ctx)
 	var keys []key
-	var header *fettlev1.Header
 	q.running, q.pending, q.seen = 0, 0, nil
 	sorted := true
-	err := q.cl.ListJobs(ctx, q.req, func(h *fettlev1.Header, jobs []*fettlev1.Job) error {
-		header = h
-		t.Grow(len(jobs))
-		keys = slices.Grow(keys, len(jobs))
-		for _, j := range jobs {
-			k := key{row: int32(len(keys)), group: group(j.GetState()), id: j.GetId()}
-			switch k.group {
-			case 0:
-				q.running++
-			case 1:
-				q.pending++
-				k.pri = uint8(min(j.GetSpec().GetPriority(), 255))
-			}
-			if n := len(keys); n > 0 && sorted && compareKeys(keys[n-1], k) > 0 {
-				sorted = false
-			}
-			keys = append(keys, k)
-			for _, col := range q.cols {
-				col.cell(v, t, j)
-			}
-			q.note(j.GetId())
+	header, err := q.cl.ScanJobs(ctx, q.req, func(j *fettlev1.Job) error {
+		k := key{row: int32(len(keys)), group: group(j.GetState()), id: j.GetId()}
+		switch k.group {
+		case 0:
+			q.running++
+		case 1:
+			q.pending++
+			k.pri = uint8(min(j.GetSpec().GetPriority(), 255))
 		}
+		if n := len(keys); n > 0 && sorted && compareKeys(keys[n-1], k) > 0 {
+			sorted = false
+		}
+		keys = append(keys, k)
+		for i := range q.cols {
+			q.cols[i].cell(v, t, j)
+		}
+		q.note(j.GetId())
 		return nil
 	})
 	if err != nil {
