@@ -14,7 +14,7 @@ func init() {
 	runtime.LockOSThread()
 }
 
-const usage = "usage: fettle-shim run DIRECTORY | read OFFSET TAIL FOLLOW PATH | --version\n"
+const usage = "usage: fettle-shim run FILE | read OFFSET TAIL FOLLOW PATH | --version\n"
 
 func main() {
 	args := os.Args[1:]

@@ -23,11 +23,11 @@ type Launcher interface {
 
 // Config of a Manager. Dir, LeasePath, ShimPath, Users, Groups, Fence and Inventory are needed.
 type Config struct {
-	// Dir holds the attempts' directories. It must be the daemon's own, and others may not write to it.
+	// Dir is the daemon's state directory. It must be the daemon's own, and others may not write to it.
 	Dir string
 	// LeasePath is the node's lease file.
 	LeasePath string
-	// ShimPath is the fettle-shim binary; ShimLog takes what shims say on standard error, Dir/../shim.log by default.
+	// ShimPath is the fettle-shim binary; ShimLog takes what shims say on standard error, Dir/shim.log by default.
 	ShimPath string
 	ShimLog  string
 	Users    *account.Users
@@ -53,7 +53,7 @@ func (c *Config) withDefaults() error {
 		return errors.New("attempt: config lacks a needed field")
 	}
 	if c.ShimLog == "" {
-		c.ShimLog = filepath.Join(filepath.Dir(c.Dir), "shim.log")
+		c.ShimLog = filepath.Join(c.Dir, "shim.log")
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -66,7 +66,7 @@ func userEnv(acc *account.Account, spec *fettlev1.JobSpec) *environment {
 }
 
 // fettleEnv is what the scheduler says; it goes last, so that nothing pretends to it.
-func (e *environment) fettleEnv(p *fettlev1.Prepare, clusterID, filesDir string, gpus []*fettlev1.GPU) {
+func (e *environment) fettleEnv(p *fettlev1.Prepare, clusterID, files string, gpus []*fettlev1.GPU) {
 	num := func(n uint64) string { return strconv.FormatUint(n, 10) }
 	key, spec := p.GetKey(), p.GetSpec()
 	uuids := p.GetAllocation().GetGpuUuids()
@@ -83,7 +83,7 @@ func (e *environment) fettleEnv(p *fettlev1.Prepare, clusterID, filesDir string,
 	e.set("FETTLE_CPUS", num(uint64(p.GetAllocation().GetCpus())))
 	e.set("FETTLE_MASTER_ADDR", masterAddr(p))
 	e.set("FETTLE_MASTER_PORT", num(uint64(p.GetMasterPort())))
-	e.set(attemptDirVar, filesDir)
+	e.set(attemptDirVar, files)
 	e.set("FETTLE_SUBMIT_DIR", spec.GetWorkDir())
 	resume := "0"
 	if key.GetAttempt() > 1 {

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -16,41 +18,102 @@ import (
 	"github.com/fettle-hpc/fettle/proto/nodemachine"
 )
 
-func (m *Manager) dir(k nodemachine.Key) string { return filepath.Join(m.cfg.Dir, k.String()) }
+const (
+	attemptsDir = "attempts"
+	filesDir    = "files"
+	deniedFile  = "denied"
+	sparePrefix = "spare-"
+	// maxSpares bounds the attempt files that are kept for use again.
+	maxSpares = 256
+)
 
-// makeDir makes an attempt's directory and takes its lock. Others may pass through it to files/, and see nothing else.
-func (m *Manager) makeDir(k nodemachine.Key, pl *plan) (lock *os.File, err error) {
-	dir := m.dir(k)
-	if err := os.Mkdir(dir, 0o711); err != nil {
-		return nil, err
+// makeLayout makes what is missing of the state directory.
+func (m *Manager) makeLayout() error {
+	if err := os.MkdirAll(filepath.Join(m.cfg.Dir, attemptsDir), 0o700); err != nil {
+		return err
 	}
-	lock, err = takeLock(dir, os.O_CREATE|os.O_EXCL)
+	if err := os.MkdirAll(filepath.Join(m.cfg.Dir, filesDir), 0o711); err != nil {
+		return err
+	}
+	if m.cfg.UID != 0 {
+		return nil
+	}
+	// What hidden devices are covered with.
+	f, err := os.OpenFile(m.denyPath(), os.O_WRONLY|os.O_CREATE, 0)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	return f.Close()
+}
+
+func (m *Manager) denyPath() string { return filepath.Join(m.cfg.Dir, deniedFile) }
+
+// path is the attempt's file.
+func (m *Manager) path(k nodemachine.Key) string {
+	return filepath.Join(m.cfg.Dir, attemptsDir, k.String())
+}
+
+// filesOf is the attempt's own directory.
+func (m *Manager) filesOf(k nodemachine.Key) string {
+	return filepath.Join(m.cfg.Dir, filesDir, k.String())
+}
+
+// makeFiles makes the attempt's file, locked and with the order in it, and its directory. An attempt that has a file
+// already is os.ErrExist.
+func (m *Manager) makeFiles(k nodemachine.Key, pl *plan) (f *os.File, size int, err error) {
+	if f, err = m.newFile(m.path(k)); err != nil {
+		return nil, 0, err
 	}
 	defer func() {
 		if err != nil {
-			_ = lock.Close()
+			_ = f.Close()
 		}
 	}()
-	files := filepath.Join(dir, handoff.FilesDir)
-	if err := os.Mkdir(files, 0o700); err != nil {
-		return nil, err
+	dir := m.filesOf(k)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, 0, fmt.Errorf("the attempt's own directory: %v", err)
 	}
 	if pl.order.SwitchUser && (pl.order.UID != 0 || pl.order.GID != 0) {
 		// The parent is the daemon's own, and nobody else can put anything else in its place.
-		if err := os.Lchown(files, int(pl.order.UID), int(pl.order.GID)); err != nil {
-			return nil, err
+		if err := os.Lchown(dir, int(pl.order.UID), int(pl.order.GID)); err != nil {
+			return nil, 0, err
 		}
 	}
-	return lock, os.WriteFile(filepath.Join(dir, handoff.OrderFile), pl.order.Marshal(), 0o600)
+	b := pl.order.Marshal()
+	_, err = f.Write(b)
+	return f, len(b), err
+}
+
+// newFile makes a locked, empty file for appending. It takes a spare one where it can: on file systems that avoid inodes
+// just freed, a new inode for each job costs more than all else.
+func (m *Manager) newFile(path string) (*os.File, error) {
+	flags := os.O_RDWR | os.O_APPEND
+	m.mu.Lock()
+	spare := ""
+	if n := len(m.spares); n > 0 {
+		spare, m.spares = m.spares[n-1], m.spares[:n-1]
+	}
+	m.mu.Unlock()
+	if spare != "" {
+		err := unix.Renameat2(unix.AT_FDCWD, spare, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+		if err != nil {
+			_ = os.Remove(spare)
+			if errors.Is(err, unix.EEXIST) {
+				return nil, os.ErrExist
+			}
+			flags |= os.O_CREATE | os.O_EXCL
+		}
+	} else {
+		flags |= os.O_CREATE | os.O_EXCL
+	}
+	return openLocked(path, flags)
 }
 
 // errLocked: a shim holds the lock.
 var errLocked = errors.New("a shim owns the attempt")
 
-func takeLock(dir string, flags int) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, handoff.LockFile), os.O_RDWR|flags, 0o600)
+func openLocked(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -64,55 +127,94 @@ func takeLock(dir string, flags int) (*os.File, error) {
 	return f, nil
 }
 
-// denyPath is what hidden devices are covered with.
-func (m *Manager) denyPath() string { return filepath.Join(m.cfg.Dir, "denied") }
+// remove takes away what there is of an attempt.
+func (m *Manager) remove(k nodemachine.Key) {
+	// RemoveAll walks by open directories and follows no links; the attempt has no process left that could race it.
+	err := errors.Join(os.RemoveAll(m.filesOf(k)), m.retire(m.path(k)), m.cfg.Groups.Remove(k.String()))
+	if err != nil {
+		m.cfg.Log.Warn("an attempt left something behind", "job", k.Job, "attempt", k.Attempt, "err", err)
+	}
+}
 
-func makeDenyFile(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0)
+// retire empties an attempt's file and keeps it for another, or removes it.
+func (m *Manager) retire(path string) error {
+	m.mu.Lock()
+	keep := len(m.spares) < maxSpares
+	m.spareSeq++
+	spare := filepath.Join(m.cfg.Dir, attemptsDir, sparePrefix+strconv.FormatUint(m.spareSeq, 10))
+	m.mu.Unlock()
+	if keep {
+		if err := os.Truncate(path, 0); err == nil {
+			if err := os.Rename(path, spare); err == nil {
+				m.mu.Lock()
+				m.spares = append(m.spares, spare)
+				m.mu.Unlock()
+				return nil
+			}
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// sweepSpares removes spare files of an earlier daemon.
+func (m *Manager) sweepSpares(entries []os.DirEntry) {
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), sparePrefix) {
+			_ = os.Remove(filepath.Join(m.cfg.Dir, attemptsDir, e.Name()))
+		}
+	}
+}
+
+// read returns the order and records of an attempt's file. from, when it is not 0, is where the records begin.
+func (m *Manager) read(k nodemachine.Key, from int) (*handoff.Order, handoff.Records, error) {
+	f, err := os.Open(m.path(k))
+	if err != nil {
+		return nil, handoff.Records{}, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.NewSectionReader(f, int64(from), handoff.MaxPayload))
+	if err != nil {
+		return nil, handoff.Records{}, err
+	}
+	var o *handoff.Order
+	if from == 0 {
+		var size int
+		if o, size, err = handoff.ParseOrder(b); err != nil {
+			return nil, handoff.Records{}, fmt.Errorf("order: %w", err)
+		}
+		b = b[size:]
+	}
+	recs, _ := handoff.ParseRecords(b)
+	return o, recs, nil
+}
+
+func (m *Manager) append(k nodemachine.Key, record []byte) error {
+	f, err := os.OpenFile(m.path(k), os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	_, err = f.Write(record)
+	return errors.Join(err, f.Close())
 }
 
-// readInfo reads what an earlier daemon wrote into the order.
-func readInfo(dir string) (*info, error) {
-	b, err := os.ReadFile(filepath.Join(dir, handoff.OrderFile))
+func (m *Manager) writeExit(k nodemachine.Key, e *handoff.Exit) error {
+	f, err := os.OpenFile(m.path(k), os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	o, err := handoff.ParseOrder(b)
-	if err != nil {
-		return nil, fmt.Errorf("order: %w", err)
-	}
+	return errors.Join(shim.WriteExit(f, e), f.Close())
+}
+
+// infoOf reads what an earlier daemon wrote into the order for itself.
+func infoOf(o *handoff.Order) (*info, error) {
 	i := &info{}
 	if err := json.Unmarshal(o.Daemon, i); err != nil {
 		return nil, fmt.Errorf("order: %w", err)
 	}
 	return i, nil
-}
-
-// readExit returns nil without an error when there is no exit record.
-func readExit(dir string) (*handoff.Exit, error) {
-	b, err := os.ReadFile(filepath.Join(dir, handoff.ExitFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	e, err := handoff.ParseExit(b)
-	if err != nil {
-		return nil, fmt.Errorf("exit record: %w", err)
-	}
-	return e, nil
-}
-
-func writeExit(dir string, e *handoff.Exit) error { return shim.WriteExit(dir, e) }
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
 }
 
 func exitProto(e *handoff.Exit) *fettlev1.Exit {

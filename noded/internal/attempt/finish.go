@@ -1,7 +1,6 @@
 package attempt
 
 import (
-	"path/filepath"
 	"time"
 
 	"github.com/fettle-hpc/fettle/noded/internal/handoff"
@@ -12,15 +11,14 @@ import (
 // finish works out how an attempt whose shim is gone has ended. A worker calls it; what may take long goes to a goroutine
 // of its own.
 func (m *Manager) finish(e *entry) {
-	dir := m.dir(e.key)
-	exit, err := readExit(dir)
+	_, recs, err := m.read(e.key, e.records)
 	if err != nil {
-		m.logEntry(e, "an exit record cannot be read", err)
+		m.logEntry(e, "an attempt's file cannot be read", err)
 	}
 	switch {
-	case exit != nil:
-		m.settle(e, exitProto(exit))
-	case !exists(filepath.Join(dir, handoff.LaunchFile)):
+	case recs.Exit != nil:
+		m.settle(e, exitProto(recs.Exit))
+	case err == nil && !recs.Launched:
 		m.finished(e, &fettlev1.Exit{Code: -1, NeverStarted: true, EndMs: m.cfg.Now().UnixMilli(),
 			Detail: "the shim ended before the start; see " + m.cfg.ShimLog})
 	default:
@@ -56,8 +54,7 @@ const (
 
 // lost ends what a shim has left behind. The attempt is not over before nothing of it is left: its GPUs are in use.
 func (m *Manager) lost(e *entry) {
-	dir := m.dir(e.key)
-	var tree killtree.Tree = killtree.Tagged{Entry: attemptDirVar + "=" + filepath.Join(dir, handoff.FilesDir)}
+	var tree killtree.Tree = killtree.Tagged{Entry: attemptDirVar + "=" + m.filesOf(e.key)}
 	switch cg := m.cfg.Groups.At(e.key.String()); {
 	case cg.V2Dir != "":
 		tree = killtree.V2{Dir: cg.V2Dir}
@@ -81,7 +78,7 @@ func (m *Manager) lost(e *entry) {
 	}
 	exit := &handoff.Exit{Code: -1, ShimLost: true, EndMS: m.cfg.Now().UnixMilli(),
 		Detail: "the shim was gone without an exit record; what was left of the attempt was ended"}
-	if err := writeExit(dir, exit); err != nil {
+	if err := m.writeExit(e.key, exit); err != nil {
 		m.logEntry(e, "cannot write an exit record", err)
 	}
 	m.settle(e, exitProto(exit))

@@ -190,7 +190,7 @@ func (m *Manager) classify(e *entry, exit *fettlev1.Exit) {
 
 func (m *Manager) judge(e *entry, i *info, l Launcher, exit *fettlev1.Exit) error {
 	req := &pluginv1.ClassifyRequest{JobId: e.key.Job, Attempt: e.key.Attempt, Exit: exit, Progress: e.progress.get(),
-		OutputDir: i.OutputDir, AttemptDir: filepath.Join(m.dir(e.key), "files")}
+		OutputDir: i.OutputDir, AttemptDir: m.filesOf(e.key)}
 	path := i.Stdout
 	if i.Stderr != "" {
 		path = i.Stderr

@@ -106,7 +106,7 @@ echo '{"s":2}' >>outdir/log; echo '{"global_step":2}' >outdir/trainer_state.json
 		t.Errorf("%q", got)
 	}
 	if len(asked) != 1 || string(asked[0].GetConfig().GetYaml()) != "lora_rank: 8\n" || asked[0].GetEngine() != "trainer" ||
-		asked[0].GetAttemptDir() != filepath.Join(r.m.dir(s.Key), "files") {
+		asked[0].GetAttemptDir() != r.m.filesOf(s.Key) {
 		t.Errorf("%v", asked)
 	}
 	if !strings.HasSuffix(string(verdict.GetLogTail()), "CUDA out of memory\n") || string(verdict.GetTrainerState()) != "{\"global_step\":2}\n" ||

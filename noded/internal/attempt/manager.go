@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -35,8 +34,10 @@ type entry struct {
 	// Under Manager.mu.
 	phase phase
 	info  *info
-	pid   int
-	pidfd int // -1 when the kernel has none, or the shim has not said its pid
+	// records is where the records of the attempt's file begin; 0 when it is not known.
+	records int
+	pid     int
+	pidfd   int // -1 when the kernel has none, or the shim has not said its pid
 	// stop, when set, is the grace that a stop before the shim was there asked for; limit likewise.
 	stop  *int64
 	limit *int64
@@ -77,6 +78,9 @@ type Manager struct {
 	// work is what the starters take: starts, ends, removals.
 	work   []func()
 	closed bool
+	// spares are empty attempt files.
+	spares   []string
+	spareSeq uint64
 
 	planners chan struct{}
 	shimLog  *os.File
@@ -89,20 +93,14 @@ func New(cfg Config) (*Manager, error) {
 	if err := cfg.withDefaults(); err != nil {
 		return nil, err
 	}
-	// Others pass through to the attempts' own directories, and cannot list.
-	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
-		return nil, err
-	}
-	if cfg.UID == 0 {
-		if err := makeDenyFile(filepath.Join(cfg.Dir, "denied")); err != nil {
-			return nil, err
-		}
-	}
 	m := &Manager{
 		cfg: cfg, events: make(chan nodemachine.Input, 64), entries: map[nodemachine.Key]*entry{},
 		planners: make(chan struct{}, cfg.Planners), reader: userread.Reader{ShimPath: cfg.ShimPath},
 	}
 	m.wake.L = &m.mu
+	if err := m.makeLayout(); err != nil {
+		return nil, err
+	}
 	var err error
 	if m.shimLog, err = os.OpenFile(cfg.ShimLog, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600); err != nil {
 		return nil, err
@@ -247,7 +245,7 @@ func (m *Manager) tell(e *entry, c *handoff.Control) {
 	if e.phase != alive {
 		return
 	}
-	if err := appendControl(m.dir(e.key), c); err != nil {
+	if err := m.append(e.key, c.Marshal()); err != nil {
 		m.cfg.Log.Error("cannot tell a shim", "job", e.key.Job, "attempt", e.key.Attempt, "err", err)
 		return
 	}
@@ -265,15 +263,6 @@ func (m *Manager) poke(e *entry) {
 	}
 }
 
-func appendControl(dir string, c *handoff.Control) error {
-	f, err := os.OpenFile(filepath.Join(dir, handoff.ControlFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(c.Marshal())
-	return errors.Join(err, f.Close())
-}
-
 // Forget removes an attempt whose end was acknowledged.
 func (m *Manager) Forget(k nodemachine.Key) {
 	m.enqueue(func() {
@@ -286,15 +275,8 @@ func (m *Manager) Forget(k nodemachine.Key) {
 		}
 		delete(m.entries, k)
 		m.mu.Unlock()
-		m.removeDir(k)
+		m.remove(k)
 	})
-}
-
-func (m *Manager) removeDir(k nodemachine.Key) {
-	// RemoveAll walks by open directories and follows no links; the attempt has no process left that could race it.
-	if err := errors.Join(os.RemoveAll(m.dir(k)), m.cfg.Groups.Remove(k.String())); err != nil {
-		m.cfg.Log.Warn("an attempt left something behind", "job", k.Job, "attempt", k.Attempt, "err", err)
-	}
 }
 
 // Output says where an attempt's output is and whom to read it as. ended is closed when the attempt is over.
@@ -312,14 +294,14 @@ func (m *Manager) Output(k nodemachine.Key, stderr bool) (path string, who userr
 	return path, e.info.identity(), e.ended, true
 }
 
-// begin makes the attempt's directory and forks its shim.
+// begin makes the attempt's files and forks its shim.
 func (m *Manager) begin(e *entry) {
 	err := m.launch(e)
 	if err == nil {
 		return
 	}
 	if errors.Is(err, errAdopted) {
-		m.cfg.Log.Error("an attempt that was to be started has a directory already", "job", e.key.Job, "attempt", e.key.Attempt)
+		m.cfg.Log.Error("an attempt that was to be started has a file already", "job", e.key.Job, "attempt", e.key.Attempt)
 		return
 	}
 	m.setOver(e)
@@ -329,7 +311,7 @@ func (m *Manager) begin(e *entry) {
 var errAdopted = errors.New("adopted")
 
 func (m *Manager) launch(e *entry) error {
-	pl, err := m.makePlan(m.ctx, e.start, m.dir(e.key))
+	pl, err := m.makePlan(m.ctx, e.start)
 	if err != nil {
 		return err
 	}
@@ -346,7 +328,7 @@ func (m *Manager) launch(e *entry) error {
 	if pl.order.Cgroup, err = m.cfg.Groups.Create(e.key.String(), pl.limits); err != nil {
 		return nodeFault("%v", err)
 	}
-	lock, err := m.makeDir(e.key, pl)
+	file, size, err := m.makeFiles(e.key, pl)
 	if errors.Is(err, os.ErrExist) {
 		// Nothing starts an attempt twice: whatever is there decides.
 		if f := m.adopt(e); f != nil && f.State == nodemachine.FoundEnded {
@@ -355,13 +337,16 @@ func (m *Manager) launch(e *entry) error {
 		return errAdopted
 	}
 	if err != nil {
-		m.removeDir(e.key)
+		m.remove(e.key)
 		return nodeFault("%v", err)
 	}
-	err = m.spawn(e, lock)
-	_ = lock.Close() // the shim has its own hold
+	m.mu.Lock()
+	e.records = size
+	m.mu.Unlock()
+	err = m.spawn(e, file)
+	_ = file.Close() // the shim has its own hold
 	if err != nil {
-		m.removeDir(e.key)
+		m.remove(e.key)
 		return nodeFault("start the shim: %v", err)
 	}
 	return nil

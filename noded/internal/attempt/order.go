@@ -71,7 +71,7 @@ type plan struct {
 }
 
 // makePlan turns an order of the leader into one for the shim. It asks the launcher, which may take seconds.
-func (m *Manager) makePlan(ctx context.Context, s nodemachine.StartShim, dir string) (*plan, error) {
+func (m *Manager) makePlan(ctx context.Context, s nodemachine.StartShim) (*plan, error) {
 	p, spec := s.Prepare, s.Prepare.GetSpec()
 	if spec == nil {
 		return nil, nodeFault("the order has no job specification")
@@ -111,17 +111,18 @@ func (m *Manager) makePlan(ctx context.Context, s nodemachine.StartShim, dir str
 		o.DenyPath = m.denyPath()
 	}
 
-	filesDir := filepath.Join(dir, handoff.FilesDir)
+	files := m.filesOf(s.Key)
+	o.FilesDir = files
 	env := userEnv(acc, spec)
 	if isScript(spec.GetMethod()) {
 		o.Script, o.Argv = spec.GetScript(), spec.GetArgs()
 		if len(o.Script) == 0 {
 			return nil, userFault("script: empty")
 		}
-	} else if err := m.askLauncher(ctx, p, pl, env, filesDir); err != nil {
+	} else if err := m.askLauncher(ctx, p, pl, env, files); err != nil {
 		return nil, err
 	}
-	env.fettleEnv(p, s.ClusterID, filesDir, gpus)
+	env.fettleEnv(p, s.ClusterID, files, gpus)
 	o.Env = env.list()
 	if o.Daemon, err = json.Marshal(&pl.info); err != nil {
 		return nil, nodeFault("order: %v", err)
@@ -201,7 +202,7 @@ func (pl *plan) outputs(p *fettlev1.Prepare, acc *account.Account) {
 }
 
 // askLauncher lets the method's launcher say what to run.
-func (m *Manager) askLauncher(ctx context.Context, p *fettlev1.Prepare, pl *plan, env *environment, filesDir string) error {
+func (m *Manager) askLauncher(ctx context.Context, p *fettlev1.Prepare, pl *plan, env *environment, files string) error {
 	spec := p.GetSpec()
 	l, err := m.launcher(spec.GetMethod())
 	if err != nil {
@@ -213,7 +214,7 @@ func (m *Manager) askLauncher(ctx context.Context, p *fettlev1.Prepare, pl *plan
 			Nodes: uint32(max(1, len(p.GetGang()))), GpusPerNode: spec.GetGpusPerNode().GetCount(), WorkDir: pl.order.Dir,
 		},
 		JobId: p.GetKey().GetJobId(), Attempt: p.GetKey().GetAttempt(), Fence: p.GetKey().GetFence(),
-		AttemptDir: filesDir, Rank: p.GetRank(), MasterAddr: masterAddr(p), MasterPort: p.GetMasterPort(),
+		AttemptDir: files, Rank: p.GetRank(), MasterAddr: masterAddr(p), MasterPort: p.GetMasterPort(),
 		GpuUuids: p.GetAllocation().GetGpuUuids(), Cpus: p.GetAllocation().GetCpus(),
 		Engine: m.cfg.Engine, Env: env.proto(),
 	})

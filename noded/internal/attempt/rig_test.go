@@ -52,8 +52,8 @@ const patience = 30 * time.Second
 
 // rig is a manager on a directory that other users can pass through.
 type rig struct {
-	t    *testing.T
-	dir  string
+	t    testing.TB
+	dir  string // the state directory
 	work string
 	cfg  Config
 	m    *Manager
@@ -65,7 +65,7 @@ type option func(*Config)
 
 func withoutGroups(c *Config) { c.Groups, _ = cgroup.Probe(cgroup.Config{Node: "n", Disabled: true}) }
 
-func newRig(t *testing.T, opts ...option) *rig {
+func newRig(t testing.TB, opts ...option) *rig {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fettle-rig-")
 	if err != nil {
@@ -83,7 +83,7 @@ func newRig(t *testing.T, opts ...option) *rig {
 	groups, _ := cgroup.Probe(cgroup.Config{Node: node, Disabled: os.Getuid() != 0})
 	r := &rig{t: t, dir: dir, work: filepath.Join(dir, "work")}
 	r.cfg = Config{
-		Dir: filepath.Join(dir, "attempts"), LeasePath: filepath.Join(dir, "lease"), ShimPath: shimPath,
+		Dir: dir, LeasePath: filepath.Join(dir, "lease"), ShimPath: shimPath,
 		Users: account.New(account.Config{}), Groups: groups, UID: uint32(os.Getuid()),
 		Fence:     func() *gpufence.Fence { return &gpufence.Fence{} },
 		Inventory: func() *fettlev1.Inventory { return &fettlev1.Inventory{} },
@@ -201,7 +201,7 @@ func (r *rig) read(name string) string {
 }
 
 // eventually waits for a condition that a process in the background brings about.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -238,6 +238,11 @@ func isAlive(pid int) bool {
 	}
 	_, rest, _ := strings.Cut(string(b), ") ")
 	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func (r *rig) setLease(epoch, deadline int64) {

@@ -12,14 +12,15 @@ import (
 
 // Scan finds the attempts of earlier daemons and takes them up. It is called once, before anything is started.
 func (m *Manager) Scan() ([]nodemachine.Found, error) {
-	entries, err := os.ReadDir(m.cfg.Dir)
+	entries, err := os.ReadDir(filepath.Join(m.cfg.Dir, attemptsDir))
 	if err != nil {
 		return nil, err
 	}
+	m.sweepSpares(entries)
 	var found []nodemachine.Found
 	for _, d := range entries {
 		k, ok := nodemachine.ParseKey(d.Name())
-		if !ok || !d.IsDir() {
+		if !ok || !d.Type().IsRegular() {
 			continue
 		}
 		e := &entry{key: k, pidfd: -1, notify: -1, ended: make(chan struct{})}
@@ -30,23 +31,47 @@ func (m *Manager) Scan() ([]nodemachine.Found, error) {
 			found = append(found, *f)
 		}
 	}
-	err = m.cfg.Groups.Sweep(func(name string) bool { return exists(filepath.Join(m.cfg.Dir, name)) })
-	if err != nil {
-		m.cfg.Log.Warn("a cgroup of a forgotten attempt stays", "err", err)
-	}
-	return found, nil
+	return found, m.sweep()
 }
 
-// adopt takes up an attempt that has a directory. It returns nil for a directory that the daemon before this one had no
-// time to fill: nothing was forked from it, and it is removed.
+// sweep removes directories and groups of attempts that have no file any more.
+func (m *Manager) sweep() error {
+	known := func(name string) bool {
+		k, ok := nodemachine.ParseKey(name)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return !ok || m.entries[k] != nil
+	}
+	dir := filepath.Join(m.cfg.Dir, filesDir)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range entries {
+		if !known(d.Name()) {
+			if err := os.RemoveAll(filepath.Join(dir, d.Name())); err != nil {
+				m.cfg.Log.Warn("the directory of a forgotten attempt stays", "err", err)
+			}
+		}
+	}
+	if err := m.cfg.Groups.Sweep(known); err != nil {
+		m.cfg.Log.Warn("a cgroup of a forgotten attempt stays", "err", err)
+	}
+	return nil
+}
+
+// adopt takes up an attempt that has a file. It returns nil for a file that the daemon before this one had no time to
+// fill: nothing was forked from it, and it is removed.
 func (m *Manager) adopt(e *entry) *nodemachine.Found {
-	dir := m.dir(e.key)
-	i, err := readInfo(dir)
+	lock, lerr := openLocked(m.path(e.key), os.O_RDWR)
+	order, recs, err := m.read(e.key, 0)
+	var i *info
+	if err == nil {
+		i, err = infoOf(order)
+	}
 	m.mu.Lock()
 	e.info = i
 	m.mu.Unlock()
-	running := &nodemachine.Found{Key: e.key, State: nodemachine.FoundRunning}
-	lock, lerr := takeLock(dir, 0)
 	if errors.Is(lerr, errLocked) {
 		if err != nil {
 			m.logEntry(e, "a running attempt's order cannot be read", err)
@@ -57,30 +82,29 @@ func (m *Manager) adopt(e *entry) *nodemachine.Found {
 		m.findPid(e)
 		m.watch.add(e)
 		m.follow(e)
-		return running
+		return &nodemachine.Found{Key: e.key, State: nodemachine.FoundRunning}
 	}
 	if lock != nil {
 		defer lock.Close()
 	}
-	launched := exists(filepath.Join(dir, handoff.LaunchFile))
-	exit, xerr := readExit(dir)
+	ended := func(x *fettlev1.Exit) *nodemachine.Found {
+		m.setOver(e)
+		return &nodemachine.Found{Key: e.key, State: nodemachine.FoundEnded, Exit: x}
+	}
 	switch {
-	case exit == nil && !launched && (errors.Is(lerr, os.ErrNotExist) || errors.Is(err, os.ErrNotExist)):
-		// No lock or no order: the fork comes after both.
+	case errors.Is(err, handoff.ErrDamaged):
+		// The fork comes after the whole order.
 		m.mu.Lock()
 		delete(m.entries, e.key)
 		m.mu.Unlock()
-		m.removeDir(e.key)
+		m.remove(e.key)
 		return nil
-	case exit == nil && xerr == nil && !launched:
-		m.setOver(e)
-		return &nodemachine.Found{Key: e.key, State: nodemachine.FoundEnded,
-			Exit: &fettlev1.Exit{Code: -1, NeverStarted: true, Detail: "the node daemon ended before the shim was started"}}
-	case exit != nil && (exit.NeverStarted || i == nil || isScript(i.Method)):
-		m.setOver(e)
-		return &nodemachine.Found{Key: e.key, State: nodemachine.FoundEnded, Exit: exitProto(exit)}
+	case recs.Exit != nil && (recs.Exit.NeverStarted || i == nil || isScript(i.Method)):
+		return ended(exitProto(recs.Exit))
+	case err == nil && recs.Exit == nil && !recs.Launched:
+		return ended(&fettlev1.Exit{Code: -1, NeverStarted: true, Detail: "the node daemon ended before the shim had started the job"})
 	}
 	// To be judged, or to be cleared up: the end follows as an event.
 	m.enqueue(func() { m.finish(e) })
-	return running
+	return &nodemachine.Found{Key: e.key, State: nodemachine.FoundRunning}
 }

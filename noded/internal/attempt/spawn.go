@@ -3,7 +3,6 @@ package attempt
 import (
 	"errors"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -14,8 +13,8 @@ import (
 // shimEnv is a shim's whole environment: one processor is enough for it, and saying so spares it from asking cgroups.
 var shimEnv = []string{"GOMAXPROCS=1"}
 
-// spawn forks the shim, which inherits the lock, and begins to watch it.
-func (m *Manager) spawn(e *entry, lock *os.File) error {
+// spawn forks the shim, which inherits the locked file, and begins to watch it.
+func (m *Manager) spawn(e *entry, file *os.File) error {
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return os.NewSyscallError("pipe2", err)
@@ -26,9 +25,9 @@ func (m *Manager) spawn(e *entry, lock *os.File) error {
 	}
 	null := m.devNull.Fd()
 	pidfd := -1
-	pid, err := syscall.ForkExec(m.cfg.ShimPath, []string{"fettle-shim", "run", m.dir(e.key)}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(m.cfg.ShimPath, []string{"fettle-shim", "run", file.Name()}, &syscall.ProcAttr{
 		Dir: "/", Env: shimEnv,
-		Files: []uintptr{null, null, m.shimLog.Fd(), lock.Fd(), uintptr(pipe[1])},
+		Files: []uintptr{null, null, m.shimLog.Fd(), file.Fd(), uintptr(pipe[1])},
 		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
 	})
 	_ = unix.Close(pipe[1])
@@ -59,15 +58,12 @@ func (m *Manager) becomeAlive(e *entry) {
 // findPid learns an adopted shim's pid. It fails for a moment when the daemon before this one died between the fork and
 // the shim's first words.
 func (m *Manager) findPid(e *entry) bool {
-	b, err := os.ReadFile(filepath.Join(m.dir(e.key), handoff.ShimFile))
-	if err != nil {
+	_, recs, err := m.read(e.key, e.records)
+	if err != nil || recs.Shim == nil || recs.Shim.PID <= 0 {
 		return false
 	}
-	s, err := handoff.ParseShim(b)
-	if err != nil || s.PID <= 0 {
-		return false
-	}
-	fd, err := unix.PidfdOpen(int(s.PID), 0)
+	pid := int(recs.Shim.PID)
+	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil && !errors.Is(err, unix.ENOSYS) {
 		return false
 	}
@@ -75,7 +71,7 @@ func (m *Manager) findPid(e *entry) bool {
 		fd = -1
 	}
 	// Held still: then the pid was the shim's when the pidfd was opened.
-	lock, err := takeLock(m.dir(e.key), 0)
+	lock, err := openLocked(m.path(e.key), os.O_RDWR)
 	if !errors.Is(err, errLocked) {
 		if lock != nil {
 			_ = lock.Close()
@@ -87,7 +83,7 @@ func (m *Manager) findPid(e *entry) bool {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e.pid, e.pidfd = int(s.PID), fd
+	e.pid, e.pidfd = pid, fd
 	// What was asked for before this daemon's time, or while the pid was not known, may wait in the control file.
 	m.poke(e)
 	return fd >= 0

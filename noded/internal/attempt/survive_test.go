@@ -93,7 +93,7 @@ func TestEndsWithoutADaemonAreKept(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(r.work, "go"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "an exit record", func() bool { return exists(filepath.Join(r.cfg.Dir, s.Key.String(), handoff.ExitFile)) })
+	eventually(t, "an exit record", func() bool { return r.exitOf(s.Key) != nil })
 	found := r.open()
 	// The shim may still be on its last instructions.
 	if len(found) == 1 && found[0].State == nodemachine.FoundRunning {
@@ -146,53 +146,61 @@ func TestLostShim(t *testing.T) {
 
 func (r *rig) shimPid(k nodemachine.Key) int {
 	r.t.Helper()
-	b, err := os.ReadFile(filepath.Join(r.cfg.Dir, k.String(), handoff.ShimFile))
-	if err != nil {
-		r.t.Fatal(err)
+	_, recs, err := r.m.read(k, 0)
+	if err != nil || recs.Shim == nil {
+		r.t.Fatalf("%+v, %v", recs, err)
 	}
-	s, err := handoff.ParseShim(b)
+	return int(recs.Shim.PID)
+}
+
+func (r *rig) exitOf(k nodemachine.Key) *handoff.Exit {
+	_, recs, err := r.m.read(k, 0)
 	if err != nil {
-		r.t.Fatal(err)
+		return nil
 	}
-	return int(s.PID)
+	return recs.Exit
 }
 
 func (r *rig) lockIsFree(k nodemachine.Key) bool {
-	f, err := takeLock(filepath.Join(r.cfg.Dir, k.String()), 0)
+	f, err := openLocked(r.m.path(k), os.O_RDWR)
 	if err != nil {
 		return false
 	}
 	return f.Close() == nil
 }
 
-func TestHalfMadeDirectories(t *testing.T) {
+func TestHalfMadeAttempts(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.m.Close()
-	mk := func(name string, files ...string) {
-		dir := filepath.Join(r.cfg.Dir, name)
-		if err := os.Mkdir(dir, 0o711); err != nil {
+	order := (&handoff.Order{Key: "x", Daemon: []byte(`{"method":"script"}`)}).Marshal()
+	dir := filepath.Join(r.dir, attemptsDir)
+	for name, content := range map[string][]byte{
+		// The daemon before died before the order was whole, and before the shim had launched anything.
+		"1.1.1": nil, "2.1.2": order[:20], "3.1.3": order, "spare-4": nil, "not-an-attempt": nil, "04.1.1": nil,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for _, f := range files {
-			if err := os.WriteFile(filepath.Join(dir, f), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+		if err := os.Mkdir(filepath.Join(r.dir, filesDir, name), 0o700); err != nil {
+			t.Fatal(err)
 		}
 	}
-	// The daemon before died: right after mkdir; after the lock; after the order, before the shim had launched anything.
-	mk("1.1.1")
-	mk("2.1.2", handoff.LockFile)
-	mk("3.1.3", handoff.LockFile, handoff.OrderFile)
-	mk("not-an-attempt")
-	mk("04.1.1")
+	if err := os.Mkdir(filepath.Join(r.dir, filesDir, "9.1.9"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	found := r.open()
 	if len(found) != 1 || found[0].Key.Job != 3 || found[0].State != nodemachine.FoundEnded || !found[0].Exit.GetNeverStarted() {
 		t.Errorf("%+v", found)
 	}
-	for name, want := range map[string]bool{"1.1.1": false, "2.1.2": false, "3.1.3": true, "not-an-attempt": true, "04.1.1": true} {
-		if got := exists(filepath.Join(r.cfg.Dir, name)); got != want {
+	for name, want := range map[string]bool{"1.1.1": false, "2.1.2": false, "3.1.3": true, "spare-4": false, "not-an-attempt": true, "04.1.1": true} {
+		if got := exists(filepath.Join(dir, name)); got != want {
 			t.Errorf("%s exists: %v", name, got)
+		}
+	}
+	for name, want := range map[string]bool{"1.1.1": false, "3.1.3": true, "9.1.9": false} {
+		if got := exists(filepath.Join(r.dir, filesDir, name)); got != want {
+			t.Errorf("directory %s exists: %v", name, got)
 		}
 	}
 }
@@ -212,10 +220,9 @@ func TestLeaseEndsTheAttemptWithoutADaemon(t *testing.T) {
 		r.m.Close()
 		// Extended once, then never again.
 		r.setLease(7, now+2_000)
-		eventually(t, "an exit record", func() bool { return exists(filepath.Join(r.cfg.Dir, s.Key.String(), handoff.ExitFile)) })
-		e, err := readExit(filepath.Join(r.cfg.Dir, s.Key.String()))
-		if err != nil || !e.LeaseExpired || e.TimedOut {
-			t.Fatalf("%+v, %v", e, err)
+		eventually(t, "an exit record", func() bool { return r.exitOf(s.Key) != nil })
+		if e := r.exitOf(s.Key); !e.LeaseExpired || e.TimedOut {
+			t.Fatalf("%+v", e)
 		}
 		if at := bootMS(t); at < now+2_000 {
 			t.Errorf("ended %d ms before the lease", now+2_000-at)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -12,7 +11,6 @@ import (
 
 	"github.com/fettle-hpc/fettle/noded/internal/account"
 	"github.com/fettle-hpc/fettle/noded/internal/gpufence"
-	"github.com/fettle-hpc/fettle/noded/internal/handoff"
 	"github.com/fettle-hpc/fettle/noded/internal/logread"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/nodemachine"
@@ -51,7 +49,8 @@ func TestJobRunsAsItsUser(t *testing.T) {
 		s := r.ada(1, sh(`cat /proc/self/status | grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs)'
 echo HOME=$HOME USER=$USER
 touch $FETTLE_ATTEMPT_DIR/mine && echo wrote
-ls $FETTLE_ATTEMPT_DIR/.. 2>&1; cat $FETTLE_ATTEMPT_DIR/../order 2>&1; rm -rf $FETTLE_ATTEMPT_DIR/../exit 2>&1; echo x 2>&1 >$FETTLE_ATTEMPT_DIR/../exit
+A=$FETTLE_ATTEMPT_DIR/../../attempts/$FETTLE_JOB_ID.$FETTLE_ATTEMPT.$FETTLE_FENCE
+ls $FETTLE_ATTEMPT_DIR/.. 2>&1; cat $A 2>&1; rm -rf $A 2>&1; (echo x >>$A) 2>&1
 kill -9 $PPID 2>&1`))
 		e := r.run(s)
 		out := r.read("out")
@@ -66,7 +65,7 @@ kill -9 $PPID 2>&1`))
 				t.Errorf("no %q", want)
 			}
 		}
-		if n := strings.Count(out, "ermission denied"); n < 2 {
+		if n := strings.Count(out, "ermission denied"); n < 4 {
 			t.Errorf("the daemon's files are open to the job")
 		}
 		if e.GetShimLost() {
@@ -244,27 +243,21 @@ func TestHiddenDevices(t *testing.T) {
 	}
 }
 
-func TestControlFilesBelongToTheDaemon(t *testing.T) {
+func TestAttemptsFilesBelongToTheDaemon(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, asAda(t))
 	s := r.ada(1, sh("exit 0"))
 	r.run(s)
-	entries, err := os.ReadDir(r.m.dir(s.Key))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range entries {
+	for path, want := range map[string]struct {
+		uid  uint32
+		mode uint32
+	}{
+		filepath.Join(r.dir, attemptsDir): {0, 0o700}, r.m.path(s.Key): {0, 0o600},
+		filepath.Join(r.dir, filesDir): {0, 0o711}, r.m.filesOf(s.Key): {adaUID, 0o700},
+	} {
 		var st unix.Stat_t
-		if err := unix.Lstat(filepath.Join(r.m.dir(s.Key), e.Name()), &st); err != nil {
-			t.Fatal(err)
+		if err := unix.Lstat(path, &st); err != nil || st.Uid != want.uid || st.Mode&0o777 != want.mode {
+			t.Errorf("%s belongs to %d, mode %o, %v", path, st.Uid, st.Mode, err)
 		}
-		if own := st.Uid == 0 && st.Mode&0o077 == 0; own == (e.Name() == handoff.FilesDir) {
-			t.Errorf("%s belongs to %d, mode %o", e.Name(), st.Uid, st.Mode)
-		}
-		names = append(names, e.Name())
-	}
-	if !slices.Contains(names, handoff.ExitFile) || !slices.Contains(names, handoff.FilesDir) {
-		t.Errorf("%v", names)
 	}
 }

@@ -196,7 +196,7 @@ func (w *watcher) poll() {
 			w.add(e)
 			continue
 		}
-		lock, err := takeLock(w.m.dir(e.key), 0)
+		lock, err := openLocked(w.m.path(e.key), os.O_RDWR)
 		if errors.Is(err, errLocked) {
 			keep = append(keep, e)
 			continue

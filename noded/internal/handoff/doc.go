@@ -1,38 +1,32 @@
 // Package handoff holds the files by which the node daemon and a shim speak to each other. A shim outlives the daemon that
-// started it, and may be of an older version than the daemon that next finds it; so everything between them is a file in
-// the attempt's directory, in a format that says its version and lets later fields be skipped.
+// started it, and may be of an older version than the daemon that next finds it; so everything between them is in files,
+// in a format that says its version and lets later fields and records be skipped.
 //
-//	lock     held with flock by whoever owns the attempt: the daemon until it forks, the shim for its whole life
-//	order    what to run and how; written once by the daemon
-//	shim     the shim's pid; written once by the shim when it listens
-//	launch   exists from just before the first process of the attempt is forked
-//	control  records appended by the daemon; the shim reads on when it gets SIGCONT
-//	exit     how the attempt ended; synced, then renamed into place
-//	files/   the attempt's own directory, the only thing in here that belongs to the job's user
+// An attempt has one file. Whoever owns the attempt holds a flock on it: the daemon until it forks, the shim, which
+// inherits the open file, for its whole life. It begins with the Order, written before the fork; after it come records,
+// appended by either side:
 //
-// One more file, the lease, is shared by all attempts of a node.
+//	Shim     the shim's pid, when it listens
+//	Launch   just before the first process of the attempt is forked
+//	Control  an order of the daemon's to the shim, which reads on when it gets SIGCONT
+//	Exit     how the attempt ended; synced before the shim ends
+//
+// One file instead of a directory of them is one inode, one sync and no rename for each job.
+//
+// The attempt's own directory, the only thing that belongs to the job's user, is elsewhere. The lease is a file of its
+// own, shared by all attempts of a node.
 //
 // The package is linked into the shim, whose start is on the path of every job: it must not import fmt, net, encoding/json
 // or protobuf.
 package handoff
 
-// Names in an attempt's directory.
-const (
-	LockFile    = "lock"
-	OrderFile   = "order"
-	ShimFile    = "shim"
-	LaunchFile  = "launch"
-	ControlFile = "control"
-	ExitFile    = "exit"
-	FilesDir    = "files"
-	// ScriptFile is the name of a job's script in FilesDir.
-	ScriptFile = "script"
-)
+// ScriptFile is the name of a job's script in the attempt's own directory.
+const ScriptFile = "script"
 
 // File descriptors that the daemon gives a shim.
 const (
-	// LockFD is the lock, held.
-	LockFD = 3
+	// AttemptFD is the attempt's file, locked, open for reading and appending.
+	AttemptFD = 3
 	// NotifyFD is the write end of a pipe: one NotifyStarted when the first process runs, end of file when the shim is gone.
 	NotifyFD = 4
 )

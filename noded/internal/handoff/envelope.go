@@ -21,6 +21,7 @@ const (
 	kindControl = 3
 	kindExit    = 4
 	kindLease   = 5
+	kindLaunch  = 6
 )
 
 const formatVersion = 1
@@ -47,7 +48,7 @@ func sealVersion(kind, version byte, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// open checks the first envelope in b and returns its payload and what follows it.
+// open checks the first envelope in b and returns its payload and what follows it, also with ErrVersion.
 func open(kind byte, b []byte) (payload, rest []byte, err error) {
 	if len(b) < envelopeSize || binary.LittleEndian.Uint16(b) != envelopeMagic || b[2] != kind {
 		return nil, nil, ErrDamaged
@@ -61,10 +62,11 @@ func open(kind byte, b []byte) (payload, rest []byte, err error) {
 	if sum != binary.LittleEndian.Uint32(b[8:]) {
 		return nil, nil, ErrDamaged
 	}
+	rest = b[envelopeSize+int(n):]
 	if b[3] != formatVersion {
-		return nil, nil, ErrVersion
+		return nil, rest, ErrVersion
 	}
-	return payload, b[envelopeSize+int(n):], nil
+	return payload, rest, nil
 }
 
 // fields writes tagged values: tag, length, bytes. A reader skips tags that it does not know.

@@ -4,6 +4,8 @@ package handoff
 type Order struct {
 	// Key is "JOB.ATTEMPT.FENCE".
 	Key string
+	// FilesDir is the attempt's own directory; it is there and belongs to the job's user.
+	FilesDir string
 	// Argv is the program and its arguments; the program is looked for on Env's PATH when it has no slash. With Script
 	// set, Argv holds only the script's arguments.
 	Argv []string
@@ -90,6 +92,7 @@ const (
 	orderDenyPath
 	orderDaemon
 	orderPreamble
+	orderFilesDir
 )
 
 const (
@@ -102,6 +105,7 @@ const (
 func (o *Order) Marshal() []byte {
 	var f fields
 	f.text(orderKey, o.Key)
+	f.text(orderFilesDir, o.FilesDir)
 	f.texts(orderArgv, o.Argv)
 	if o.Script != nil {
 		f.bytes(orderScript, o.Script)
@@ -141,15 +145,21 @@ func (o *Order) Marshal() []byte {
 	return seal(kindOrder, f)
 }
 
-// ParseOrder decodes an order. The result shares memory with b.
-func ParseOrder(b []byte) (*Order, error) {
-	p, _, err := open(kindOrder, b)
+// ParseOrder decodes the order at the start of an attempt's file, and says how many bytes it takes. The result shares
+// memory with b.
+func ParseOrder(b []byte) (o *Order, size int, err error) {
+	p, rest, err := open(kindOrder, b)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
+	o, err = parseOrder(p)
+	return o, len(b) - len(rest), err
+}
+
+func parseOrder(p []byte) (*Order, error) {
 	o := &Order{}
 	var inner error
-	err = each(p, func(tag uint64, v []byte) {
+	err := each(p, func(tag uint64, v []byte) {
 		switch tag {
 		case orderKey:
 			o.Key = string(v)
@@ -182,6 +192,8 @@ func ParseOrder(b []byte) (*Order, error) {
 			o.Stderr = string(v)
 		case orderTruncate:
 			o.Truncate = num(v) != 0
+		case orderFilesDir:
+			o.FilesDir = string(v)
 		case orderPreamble:
 			o.Preamble = string(v)
 		case orderUID:

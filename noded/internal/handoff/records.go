@@ -1,5 +1,7 @@
 package handoff
 
+import "errors"
+
 // Exit is how an attempt ended on this node.
 type Exit struct {
 	// Code is the first process's exit status, -1 when a signal ended it or it never ran.
@@ -49,14 +51,9 @@ func (e *Exit) Marshal() []byte {
 	return seal(kindExit, f)
 }
 
-// ParseExit decodes an exit.
-func ParseExit(b []byte) (*Exit, error) {
-	p, _, err := open(kindExit, b)
-	if err != nil {
-		return nil, err
-	}
+func parseExit(p []byte) (*Exit, error) {
 	e := &Exit{}
-	err = each(p, func(tag uint64, v []byte) {
+	err := each(p, func(tag uint64, v []byte) {
 		switch tag {
 		case exitCode:
 			e.Code = int32(num(v))
@@ -98,14 +95,9 @@ func (s *Shim) Marshal() []byte {
 	return seal(kindShim, f)
 }
 
-// ParseShim decodes the record.
-func ParseShim(b []byte) (*Shim, error) {
-	p, _, err := open(kindShim, b)
-	if err != nil {
-		return nil, err
-	}
+func parseShim(p []byte) (*Shim, error) {
 	s := &Shim{}
-	err = each(p, func(tag uint64, v []byte) {
+	err := each(p, func(tag uint64, v []byte) {
 		if tag == 1 {
 			s.PID = int32(num(v))
 		}
@@ -115,6 +107,12 @@ func ParseShim(b []byte) (*Shim, error) {
 	}
 	return s, nil
 }
+
+// Launch says that the first process of the attempt is about to be forked.
+type Launch struct{}
+
+// Marshal encodes the record.
+func (Launch) Marshal() []byte { return seal(kindLaunch, nil) }
 
 // Control is one order to a running shim. Exactly one of Stop, Signal and Limit is meant.
 type Control struct {
@@ -136,7 +134,7 @@ const (
 	controlLimitS
 )
 
-// Marshal encodes the record for appending to the control file.
+// Marshal encodes the record.
 func (c *Control) Marshal() []byte {
 	var f fields
 	f.flag(controlStop, c.Stop)
@@ -147,50 +145,90 @@ func (c *Control) Marshal() []byte {
 	return seal(kindControl, f)
 }
 
-// ParseControls decodes as many whole records as b holds and says how many bytes they took. A damaged record is passed
-// over; one that is cut short is left for the next read.
-func ParseControls(b []byte) (cs []Control, taken int) {
-	rest := b
-	for len(rest) >= envelopeSize {
-		p, after, err := open(kindControl, rest)
-		switch err {
-		case nil:
-			var c Control
-			if each(p, func(tag uint64, v []byte) {
-				switch tag {
-				case controlStop:
-					c.Stop = num(v) != 0
-				case controlGrace:
-					c.GraceMS = num(v)
-				case controlSignal:
-					c.Signal = int32(num(v))
-				case controlLimit:
-					c.Limit = num(v) != 0
-				case controlLimitS:
-					c.LimitS = num(v)
-				}
-			}) == nil {
-				cs = append(cs, c)
-			}
-			rest = after
-		default:
-			next := nextEnvelope(rest)
-			if next < 0 {
-				return cs, len(b) - len(rest)
-			}
-			rest = rest[next:]
+func parseControl(p []byte) (*Control, error) {
+	c := &Control{}
+	err := each(p, func(tag uint64, v []byte) {
+		switch tag {
+		case controlStop:
+			c.Stop = num(v) != 0
+		case controlGrace:
+			c.GraceMS = num(v)
+		case controlSignal:
+			c.Signal = int32(num(v))
+		case controlLimit:
+			c.Limit = num(v) != 0
+		case controlLimitS:
+			c.LimitS = num(v)
 		}
+	})
+	if err != nil {
+		return nil, err
 	}
-	return cs, len(b) - len(rest)
+	return c, nil
 }
 
-// nextEnvelope finds the next whole control record after the one at the start of b, -1 if there is none yet.
-func nextEnvelope(b []byte) int {
-	for i := 1; i+envelopeSize <= len(b); i++ {
-		if b[i] != envelopeMagic&0xff {
+// Records are what was appended to an attempt's file after the order.
+type Records struct {
+	Shim     *Shim
+	Launched bool
+	Controls []Control
+	Exit     *Exit
+	// Damaged counts records that could not be read.
+	Damaged int
+}
+
+// ParseRecords decodes as many whole records as b holds and says how many bytes they took. Records of kinds that this
+// version does not know are passed over, and so is a damaged one when a whole one follows; one that is cut short at the
+// end is left for the next read.
+func ParseRecords(b []byte) (r Records, taken int) {
+	rest := b
+	for len(rest) >= envelopeSize {
+		kind := rest[2]
+		p, after, err := open(kind, rest)
+		if errors.Is(err, ErrDamaged) {
+			next := nextEnvelope(rest)
+			if next < 0 {
+				break
+			}
+			r.Damaged++
+			rest = rest[next:]
 			continue
 		}
-		if _, _, err := open(kindControl, b[i:]); err == nil {
+		rest = after
+		if err == nil {
+			err = r.take(kind, p)
+		}
+		if err != nil {
+			r.Damaged++
+		}
+	}
+	return r, len(b) - len(rest)
+}
+
+func (r *Records) take(kind byte, p []byte) (err error) {
+	switch kind {
+	case kindShim:
+		r.Shim, err = parseShim(p)
+	case kindLaunch:
+		r.Launched = true
+	case kindControl:
+		var c *Control
+		if c, err = parseControl(p); err == nil {
+			r.Controls = append(r.Controls, *c)
+		}
+	case kindExit:
+		r.Exit, err = parseExit(p)
+	}
+	return err
+}
+
+// nextEnvelope finds the next whole record after the start of b, -1 if there is none yet.
+func nextEnvelope(b []byte) int {
+	for i := 1; i+envelopeSize <= len(b); i++ {
+		if b[i] != envelopeMagic&0xff || b[i+1] != envelopeMagic>>8 {
+			continue
+		}
+		if _, _, err := open(b[i+2], b[i:]); !errors.Is(err, ErrDamaged) {
 			return i
 		}
 	}

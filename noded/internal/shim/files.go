@@ -1,7 +1,10 @@
 package shim
 
 import (
+	"errors"
+	"io"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 
@@ -30,48 +33,36 @@ func closeAllOnExec() error {
 	return nil
 }
 
-// createFile makes a file that must not exist yet.
-func createFile(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
+// readFrom reads a file from an offset to its end.
+func readFrom(f *os.File, off int64) ([]byte, error) {
+	st, err := f.Stat()
+	if err != nil || st.Size() <= off {
+		return nil, err
 	}
-	if _, err = f.Write(content); err != nil {
-		_ = f.Close()
-		return err
+	b := make([]byte, min(st.Size()-off, handoff.MaxPayload))
+	n, err := f.ReadAt(b, off)
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
-	return f.Close()
+	return b[:n], err
 }
 
-// writeExit makes the exit record durable before it becomes visible.
-func writeExit(dir string, e *handoff.Exit) error {
-	tmp := dir + "/" + handoff.ExitFile + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
+// WriteExit appends the exit record and makes it durable, with the file's name. The daemon uses it in place of a shim
+// that is gone.
+func WriteExit(f *os.File, e *handoff.Exit) error {
+	if _, err := f.Write(e.Marshal()); err != nil {
 		return err
 	}
-	if _, err = f.Write(e.Marshal()); err == nil {
-		err = os.NewSyscallError("fdatasync", unix.Fdatasync(int(f.Fd())))
+	if err := unix.Fdatasync(int(f.Fd())); err != nil {
+		return os.NewSyscallError("fdatasync", err)
 	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, dir+"/"+handoff.ExitFile); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
+	d, err := os.Open(path.Dir(f.Name()))
 	if err != nil {
 		return err
 	}
 	defer d.Close()
 	return os.NewSyscallError("fsync", unix.Fsync(int(d.Fd())))
 }
-
-// WriteExit leaves an exit record in place of a shim that is gone.
-func WriteExit(dir string, e *handoff.Exit) error { return writeExit(dir, e) }
 
 // oneLine keeps a message readable in one line of a table or a log.
 func oneLine(s string) string {

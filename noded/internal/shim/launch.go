@@ -50,7 +50,7 @@ func blame(what string, err error) error {
 // Everything that the process is to inherit (cgroup, mounts, credentials, working directory) is set up on one thread of
 // the shim, which then forks and is thrown away. The shim's other threads keep their own; a second program that would
 // do the same between fork and exec would double the cost of a start.
-func launch(dir string, o *handoff.Order) (int, error) {
+func launch(o *handoff.Order) (int, error) {
 	type result struct {
 		pid, tid int
 		err      error
@@ -59,7 +59,7 @@ func launch(dir string, o *handoff.Order) (int, error) {
 	go func() {
 		// Never unlocked: the thread ends with the goroutine.
 		runtime.LockOSThread()
-		pid, err := launchOnThread(dir, o)
+		pid, err := launchOnThread(o)
 		ch <- result{pid, unix.Gettid(), err}
 	}()
 	r := <-ch
@@ -80,7 +80,7 @@ func awaitThreadEnd(tid int) {
 	}
 }
 
-func launchOnThread(dir string, o *handoff.Order) (int, error) {
+func launchOnThread(o *handoff.Order) (int, error) {
 	flags := unix.CLONE_FS
 	if len(o.HideDevices) > 0 {
 		flags = unix.CLONE_NEWNS
@@ -115,13 +115,12 @@ func launchOnThread(dir string, o *handoff.Order) (int, error) {
 		return 0, err
 	}
 	unix.Umask(0o022)
-	return asUser(dir, o, sys)
+	return asUser(o, sys)
 }
 
 // asUser does everything that touches paths which the job's user can influence, with that user's credentials.
-func asUser(dir string, o *handoff.Order, sys *syscall.SysProcAttr) (int, error) {
-	files := dir + "/" + handoff.FilesDir
-	if err := writeFiles(files, o); err != nil {
+func asUser(o *handoff.Order, sys *syscall.SysProcAttr) (int, error) {
+	if err := writeFiles(o.FilesDir, o); err != nil {
 		return 0, err
 	}
 	stdio, err := openStdio(o)
@@ -132,7 +131,7 @@ func asUser(dir string, o *handoff.Order, sys *syscall.SysProcAttr) (int, error)
 	if err := unix.Chdir(o.Dir); err != nil {
 		return 0, blame("work_dir "+o.Dir, err)
 	}
-	argv, what, err := program(files, o)
+	argv, what, err := program(o)
 	if err != nil {
 		return 0, err
 	}

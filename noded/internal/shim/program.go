@@ -10,7 +10,7 @@ import (
 )
 
 // program works out the argument vector, and what to call it in an error. It runs as the job's user in its directory.
-func program(files string, o *handoff.Order) (argv []string, what string, err error) {
+func program(o *handoff.Order) (argv []string, what string, err error) {
 	if o.Script != nil {
 		interp, arg, err := interpreter(o.Script)
 		if err != nil {
@@ -20,7 +20,7 @@ func program(files string, o *handoff.Order) (argv []string, what string, err er
 		if arg != "" {
 			argv = append(argv, arg)
 		}
-		argv = append(argv, files+"/"+handoff.ScriptFile)
+		argv = append(argv, o.FilesDir+"/"+handoff.ScriptFile)
 		return append(argv, o.Argv...), "the script's interpreter " + interp, nil
 	}
 	if len(o.Argv) == 0 || o.Argv[0] == "" {

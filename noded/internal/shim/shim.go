@@ -32,39 +32,40 @@ const (
 	pollEmptyMS = 20
 )
 
-// Run owns the attempt in dir until it is over, and returns the shim's exit status. It expects the lock on
-// handoff.LockFD and the notify pipe on handoff.NotifyFD.
-func Run(dir string) int {
+// Run owns the attempt whose file is handoff.AttemptFD until it is over, and returns the shim's exit status. path is the
+// file's name.
+func Run(path string) int {
 	if err := closeAllOnExec(); err != nil {
-		return broken(dir, err)
+		return broken(path, err)
 	}
-	b, err := os.ReadFile(dir + "/" + handoff.OrderFile)
+	file := os.NewFile(handoff.AttemptFD, path)
+	b, err := readFrom(file, 0)
 	if err != nil {
-		return broken(dir, err)
+		return broken(path, err)
 	}
-	order, err := handoff.ParseOrder(b)
+	order, size, err := handoff.ParseOrder(b)
 	if err != nil {
-		return broken(dir, errors.New("order: "+err.Error()))
+		return broken(path, errors.New("order: "+err.Error()))
 	}
-	s := &shim{dir: dir, order: order, graceMS: max(0, order.GraceMS)}
+	s := &shim{file: file, order: order, graceMS: max(0, order.GraceMS), recordsFrom: int64(size)}
 	if err := s.listen(); err != nil {
-		return broken(dir, err)
+		return broken(path, err)
 	}
 	exit := s.run()
-	if err := writeExit(dir, exit); err != nil {
-		return broken(dir, err)
+	if err := WriteExit(file, exit); err != nil {
+		return broken(path, err)
 	}
 	return exitDone
 }
 
 // broken tells the shims' common log. The daemon sees that there is no exit record.
-func broken(dir string, err error) int {
-	_, _ = os.Stderr.WriteString("fettle-shim: " + dir + ": " + err.Error() + "\n")
+func broken(path string, err error) int {
+	_, _ = os.Stderr.WriteString("fettle-shim: " + path + ": " + err.Error() + "\n")
 	return exitBroken
 }
 
 type shim struct {
-	dir   string
+	file  *os.File
 	order *handoff.Order
 	tree  killtree.Tree // the cgroup, nil without one
 	below killtree.Descendants
@@ -72,7 +73,7 @@ type shim struct {
 	sigs  chan os.Signal
 	alarm alarm
 
-	controlOffset int64
+	recordsFrom int64
 
 	main      int
 	mainEnded bool
@@ -106,7 +107,12 @@ func (s *shim) listen() error {
 	}
 	s.limitS = s.order.TimeLimitS
 	rec := handoff.Shim{PID: int32(os.Getpid())}
-	return createFile(s.dir+"/"+handoff.ShimFile, rec.Marshal())
+	return s.append(rec.Marshal())
+}
+
+func (s *shim) append(record []byte) error {
+	_, err := s.file.Write(record)
+	return err
 }
 
 // run starts the attempt and sees it to its end.
@@ -122,12 +128,12 @@ func (s *shim) run() *handoff.Exit {
 		never.Detail, never.LeaseExpired = "the node's lease had run out before the start", true
 		return &never
 	}
-	if err := createFile(s.dir+"/"+handoff.LaunchFile, nil); err != nil {
+	if err := s.append(handoff.Launch{}.Marshal()); err != nil {
 		never.Detail = err.Error()
 		return &never
 	}
 	s.exit.StartMS = wallNow()
-	pid, err := launch(s.dir, s.order)
+	pid, err := launch(s.order)
 	if err != nil {
 		var u *userError
 		never.UserError = errors.As(err, &u)
@@ -168,7 +174,7 @@ func (s *shim) loop() {
 func (s *shim) wait(at int64) {
 	if err := s.alarm.set(at); err != nil {
 		// Without a timer no limit can be kept: end what cannot be bounded.
-		_, _ = os.Stderr.WriteString("fettle-shim: " + s.dir + ": " + err.Error() + "\n")
+		_ = broken(s.file.Name(), err)
 		s.stop(bootNow(), 0)
 	}
 	select {
@@ -269,14 +275,14 @@ func (s *shim) signal(sig unix.Signal, had map[int]bool) {
 		tree = s.tree
 	}
 	if err := killtree.Signal(tree, sig, had); err != nil {
-		_ = broken(s.dir, err)
+		_ = broken(s.file.Name(), err)
 	}
 }
 
 func (s *shim) kill() {
 	if s.tree != nil {
 		if err := s.tree.Kill(); err != nil {
-			_ = broken(s.dir, err)
+			_ = broken(s.file.Name(), err)
 		}
 		if empty, err := s.tree.Empty(); err != nil || !empty {
 			return
@@ -284,7 +290,7 @@ func (s *shim) kill() {
 	}
 	// What has left the group, and everything where there is none.
 	if err := s.below.Kill(); err != nil {
-		_ = broken(s.dir, err)
+		_ = broken(s.file.Name(), err)
 	}
 }
 
@@ -313,20 +319,14 @@ func (s *shim) nextAlarm(now int64, childless bool) int64 {
 
 // readControl carries out what the daemon has appended since the last look.
 func (s *shim) readControl() {
-	f, err := os.Open(s.dir + "/" + handoff.ControlFile)
+	b, err := readFrom(s.file, s.recordsFrom)
 	if err != nil {
-		return // none yet
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil || st.Size() <= s.controlOffset {
+		_ = broken(s.file.Name(), err)
 		return
 	}
-	b := make([]byte, min(st.Size()-s.controlOffset, handoff.MaxPayload))
-	n, _ := f.ReadAt(b, s.controlOffset)
-	cs, taken := handoff.ParseControls(b[:n])
-	s.controlOffset += int64(taken)
-	for _, c := range cs {
+	recs, taken := handoff.ParseRecords(b)
+	s.recordsFrom += int64(taken)
+	for _, c := range recs.Controls {
 		switch {
 		case c.Stop:
 			s.stop(bootNow(), c.GraceMS)
