@@ -61,7 +61,7 @@ func (f *LogFilter) filter(data []byte, last bool) []byte {
 		case c == 0x1b:
 			n, ok, more := sequence(data[i:])
 			switch {
-			case more && !last && len(data)-i < maxSequence:
+			case more && !last:
 				return data[i:]
 			case ok:
 				f.out = append(f.out, data[i:i+n]...)
@@ -103,6 +103,9 @@ func sequence(b []byte) (n int, ok, more bool) {
 		return 0, false, false
 	}
 	for i := 2; i < len(b); i++ {
+		if i == maxSequence {
+			return 0, false, false
+		}
 		c := b[i]
 		switch {
 		case c >= '0' && c <= '9' || c == ';' || c == ':':
