@@ -114,7 +114,7 @@ func explain(err error) error {
 
 func (c *Config) check() error {
 	if name, err := gres.NodeName(c.Name); err != nil {
-		return fmt.Errorf("name %q: not a node name; use letters, digits, - and .", c.Name)
+		return fmt.Errorf("name %q: not a node name; use letters, digits, dots and dashes", c.Name)
 	} else if name != c.Name {
 		return fmt.Errorf("name %q: write it in lower case, %q", c.Name, name)
 	}

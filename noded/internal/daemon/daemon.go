@@ -61,7 +61,6 @@ type daemon struct {
 	lock      *os.File
 	bootID    string
 	isolation *fettlev1.Isolation
-	fenceGaps []string
 	inventory atomic.Pointer[fettlev1.Inventory]
 	fence     atomic.Pointer[gpufence.Fence]
 
