@@ -146,7 +146,12 @@ func (s *Server) signal(actor *raftlogv1.Actor, sel *fettlev1.JobSelector, sig i
 		}
 		resp.Results = append(resp.Results, result)
 	}
-	s.cfg.Nodes.Signal(running, sig)
+	missed := s.cfg.Nodes.Signal(running, sig)
+	for _, r := range resp.Results {
+		if r.Error == nil && slices.Contains(missed, r.GetJobId()) {
+			r.Error = &fettlev1.ErrorDetail{Field: "job", Problem: "not all nodes of job " + idText(r.GetJobId()) + " are connected", Remedy: "send the signal again when finfo shows them"}
+		}
+	}
 	return resp, nil
 }
 
@@ -167,9 +172,6 @@ func (s *Server) UpdateJob(ctx context.Context, req *fettlev1.UpdateJobRequest) 
 	}
 	if fe := firstError(res); fe != nil {
 		return nil, fieldError(fe)
-	}
-	if req.TimeLimitS != nil {
-		s.cfg.Nodes.LimitChanged(req.GetJobId())
 	}
 	snap := s.cfg.Store.Snapshot()
 	resp := &fettlev1.UpdateJobResponse{Header: s.header(snap, fettlev1.ReadLevel_READ_LEVEL_LEADER)}

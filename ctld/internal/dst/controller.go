@@ -2,6 +2,7 @@ package dst
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"maps"
 	"slices"
@@ -28,6 +29,8 @@ type controller struct {
 	fsm     *fsm.FSM
 	// skewMS is how wrong its clock is, aheadMS what it adds while it leads so that the log's time goes on (leader.Clock).
 	skewMS, aheadMS int64
+	// bootSkewMS is when its machine started: its CLOCK_BOOTTIME has nothing to do with anybody else's clock.
+	bootSkewMS int64
 
 	// term is 0 while it does not believe that it leads.
 	term    uint64
@@ -40,12 +43,12 @@ type controller struct {
 
 	planning bool
 	dirty    map[uint64]bool
-	reports  []*session.PendingReport
+	reports  []*session.Propose
 	flying   bool
 }
 
 func newController(s *sim, id int) *controller {
-	c := &controller{sim: s, id: id, skewMS: s.between(-3_600_000, 3_600_000)}
+	c := &controller{sim: s, id: id, skewMS: s.between(-3_600_000, 3_600_000), bootSkewMS: s.between(0, 1_000_000)}
 	c.begin(0)
 	return c
 }
@@ -167,7 +170,7 @@ func (c *controller) work() {
 	c.sub = c.fsm.Store().Subscribe(1 << 12)
 	c.machine = session.NewMachine(session.Config{
 		HeartbeatMS: heartbeatMS, UnreachableMS: unreachableMS, LeaseMS: leaseMS, LeaseMarginMS: marginMS,
-	}, "sim", c.term, snap, c.wallMS())
+	}, "sim", c.term, snap, c.bootMS())
 	c.tick(c.gen, c.term)
 }
 
@@ -188,7 +191,7 @@ func (c *controller) tick(gen int, term uint64) {
 	if c.gen != gen || c.term != term || c.machine == nil {
 		return
 	}
-	c.do(c.machine.Tick(c.fsm.Store().Snapshot(), c.wallMS()))
+	c.do(c.machine.Tick(c.fsm.Store().Snapshot(), c.bootMS()))
 	c.plan()
 	c.sim.after(c.sim.between(80, 250), func() { c.tick(gen, term) })
 }
@@ -209,12 +212,15 @@ func (c *controller) drain() {
 	}
 }
 
+// bootMS is the clock that leases are told by: it is not set, whatever happens to the wall clock.
+func (c *controller) bootMS() int64 { return c.sim.now + c.bootSkewMS }
+
 // verifiedMS is when leadership was last proven: now, or when it was lost.
 func (c *controller) verifiedMS() int64 {
 	if c.sim.leader == c.id && c.sim.term == c.term {
-		return c.wallMS()
+		return c.bootMS()
 	}
-	return c.wallMS() - (c.sim.now - c.lostAt)
+	return c.lostAt + c.bootSkewMS
 }
 
 func (c *controller) plan() {
@@ -260,7 +266,7 @@ func (c *controller) do(outs []session.Output) {
 				st.close(o.Close.Reason)
 			}
 		case o.Propose.Report != nil:
-			c.reports = append(c.reports, o.Propose.Report)
+			c.reports = append(c.reports, o.Propose)
 		default:
 			c.proposeNode(o.Propose)
 		}
@@ -270,7 +276,7 @@ func (c *controller) do(outs []session.Output) {
 
 func (c *controller) proposeNode(p *session.Propose) {
 	gen, term := c.gen, c.term
-	if p.Hello == 0 && c.sim.chance(0.2) {
+	if p.Entry.GetNodeHello() == nil && c.sim.chance(0.2) {
 		// A judgement on a node comes once more, when the node may be back.
 		entry := proto.Clone(p.Entry).(*raftlogv1.Entry)
 		c.sim.after(c.sim.between(100, 20_000), func() {
@@ -279,27 +285,32 @@ func (c *controller) proposeNode(p *session.Propose) {
 			}
 		})
 	}
-	c.sim.propose(c, p.Entry, func(r *fsm.Result, ok bool) {
+	c.start(p.Entry, []*session.Propose{p}, func() {})
+}
+
+var errNotCommitted = errors.New("not committed")
+
+// start proposes an entry and tells the machine how it went, as the session's loop does.
+func (c *controller) start(e *raftlogv1.Entry, parts []*session.Propose, over func()) {
+	gen, term := c.gen, c.term
+	c.sim.propose(c, e, func(r *fsm.Result, ok bool) {
 		if c.gen != gen || c.term != term || c.machine == nil {
 			return
 		}
-		if !ok || r.Err != nil {
-			switch op := p.Entry.GetOp().(type) {
-			case *raftlogv1.Entry_NodeHello:
-				if st := c.conns[p.Hello]; st != nil {
-					st.close("registration not committed")
-				}
-			case *raftlogv1.Entry_NodeState:
-				c.machine.JudgementFailed(op.NodeState.GetNode())
-			case *raftlogv1.Entry_FenceNode:
-				c.machine.JudgementFailed(op.FenceNode.GetNode())
+		over()
+		var outs []session.Output
+		for _, p := range parts {
+			switch {
+			case !ok:
+				outs = append(outs, c.machine.Failed(p, errNotCommitted, false)...)
+			case r.Err != nil:
+				outs = append(outs, c.machine.Failed(p, r.Err, true)...)
+			default:
+				outs = append(outs, c.machine.Committed(p, r.Index, c.fsm.Store().Snapshot(), c.bootMS())...)
 			}
-			return
 		}
-		if p.Hello != 0 {
-			c.do(c.machine.Opened(p.Hello, r.Index, c.fsm.Store().Snapshot(), c.wallMS()))
-			c.plan()
-		}
+		c.do(outs)
+		c.plan()
 	})
 }
 
@@ -311,26 +322,10 @@ func (c *controller) flush() {
 	c.reports, c.flying = nil, true
 	var list []*fettlev1.AttemptReport
 	for _, p := range batch {
-		list = append(list, p.Report)
+		list = append(list, p.Report.Report)
 	}
 	c.repeatLater(list)
-	gen, term := c.gen, c.term
-	c.sim.propose(c, &raftlogv1.Entry{Op: &raftlogv1.Entry_Reports{Reports: &raftlogv1.AttemptReports{Reports: list}}},
-		func(r *fsm.Result, ok bool) {
-			if c.gen != gen || c.term != term || c.machine == nil {
-				return
-			}
-			c.flying = false
-			var outs []session.Output
-			for _, p := range batch {
-				if ok {
-					outs = append(outs, c.machine.ReportCommitted(p, r.Index)...)
-				} else {
-					outs = append(outs, c.machine.ReportFailed(p)...)
-				}
-			}
-			c.do(outs)
-		})
+	c.start(&raftlogv1.Entry{Op: &raftlogv1.Entry_Reports{Reports: &raftlogv1.AttemptReports{Reports: list}}}, batch, func() { c.flying = false })
 }
 
 // repeatLater proposes reports once more when the world has moved on, through whoever leads then: what a retry whose

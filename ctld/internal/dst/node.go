@@ -372,7 +372,7 @@ func (st *stream) arriveUp(m *fettlev1.NodeMessage) {
 		c.conns[id] = st
 		c.do(outs)
 	case *fettlev1.NodeMessage_Heartbeat:
-		c.do(c.machine.Heartbeat(st.id, msg.Heartbeat, c.wallMS(), c.verifiedMS()))
+		c.do(c.machine.Heartbeat(st.id, msg.Heartbeat, c.bootMS(), c.verifiedMS()))
 	case *fettlev1.NodeMessage_Report:
 		c.do(c.machine.Report(st.id, msg.Report, snap))
 	}

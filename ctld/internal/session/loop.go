@@ -2,74 +2,102 @@ package session
 
 import (
 	"context"
-	"log/slog"
+	"errors"
+	"math"
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/model"
 	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
 )
 
 // maxReportsPerEntry keeps a batch of reports well under the size limit of a log entry.
 const maxReportsPerEntry = 256
 
-// Proposer puts an entry into the log and waits until it is applied here. The index is that of the entry.
+// verifyEvery is how often leadership is proven: twice within verifiedWithinMS.
+const verifyEvery = verifiedWithinMS / 2 * time.Millisecond
+
+// Proposer puts an entry into the log and waits until it is applied here. The index is that of the entry. An error that
+// holds a *model.FieldError is the state machine's refusal; any other leaves open what became of the entry.
 type Proposer interface {
 	Propose(ctx context.Context, e *raftlogv1.Entry) (index uint64, err error)
 }
 
 // loop drives one Machine for one term: everything happens on its goroutine, in the order it comes in.
 type loop struct {
-	srv      *Server
-	machine  *Machine
-	ctx      context.Context
-	calls    chan func()
+	srv     *Server
+	machine *Machine
+	ctx     context.Context
+	calls   chan func()
+	// exited is closed when the goroutine runs no more calls.
+	exited   chan struct{}
 	senders  map[ConnID]*sender
-	pending  []*PendingReport
+	pending  []*Propose
 	inFlight bool
-	// verified is when leadership was last proven to a quorum.
-	verified time.Time
-	workers  sync.WaitGroup
+	// verifiedMS is when leadership was last proven to a quorum, on the machine's clock.
+	verifiedMS int64
+	workers    sync.WaitGroup
 }
 
-// do runs f on the loop's goroutine and waits for it; false when the term is over.
+func newLoop(ctx context.Context, srv *Server, term uint64) *loop {
+	return &loop{
+		srv: srv, ctx: ctx, calls: make(chan func(), 256), exited: make(chan struct{}), senders: map[ConnID]*sender{},
+		machine:    NewMachine(srv.cfg.Times, srv.cfg.ClusterID, term, srv.cfg.Store.Snapshot(), srv.cfg.Clock()),
+		verifiedMS: math.MinInt64 / 2,
+	}
+}
+
+// do runs f on the loop's goroutine and waits for it; false when the term is over and f was not run and never will be.
 func (l *loop) do(f func()) bool {
 	done := make(chan struct{})
 	select {
 	case l.calls <- func() { f(); close(done) }:
-	case <-l.ctx.Done():
+	case <-l.exited:
 		return false
 	}
 	select {
 	case <-done:
 		return true
-	case <-l.ctx.Done():
+	case <-l.exited:
+	}
+	select {
+	case <-done:
+		return true
+	default:
 		return false
 	}
 }
 
-// post runs f on the loop's goroutine without waiting.
+// post runs f on the loop's goroutine without waiting, or not at all when the term is over.
 func (l *loop) post(f func()) {
 	select {
 	case l.calls <- f:
-	case <-l.ctx.Done():
+	case <-l.exited:
 	}
 }
 
-func (l *loop) nowMS() int64 { return l.srv.cfg.Now().UnixMilli() }
+func (l *loop) nowMS() int64 { return l.srv.cfg.Clock() }
 
+// run works until the term is over, and returns when nothing that it started is left.
 func (l *loop) run() {
-	changes := l.srv.cfg.Store.Subscribe(1024)
+	l.workers.Go(l.verifyLeadership)
+	l.serve()
+	close(l.exited)
+	l.workers.Wait()
+	for _, s := range l.senders {
+		s.close(codes.Aborted, "this controller no longer leads")
+	}
+}
+
+func (l *loop) serve() {
+	store := l.srv.cfg.Store
+	changes := store.Subscribe(1024)
 	defer changes.Close()
 	tick := time.NewTicker(l.srv.tickEvery())
 	defer tick.Stop()
-	l.workers.Go(l.verifyLeadership)
-	defer l.workers.Wait()
-	defer func() {
-		for _, s := range l.senders {
-			s.close("this controller no longer leads")
-		}
-	}()
 	for {
 		select {
 		case <-l.ctx.Done():
@@ -77,7 +105,7 @@ func (l *loop) run() {
 		case f := <-l.calls:
 			f()
 		case set := <-changes.C():
-			snap := l.srv.cfg.Store.Snapshot()
+			snap := store.Snapshot()
 			jobs := set.Jobs
 			if set.Resync {
 				jobs = nil
@@ -85,9 +113,12 @@ func (l *loop) run() {
 					jobs = append(jobs, j.ID)
 				}
 			}
+			l.srv.telemetry.changed(jobs, set.Resync, snap)
 			l.apply(l.machine.Changed(jobs, snap))
 		case <-tick.C:
-			l.apply(l.machine.Tick(l.srv.cfg.Store.Snapshot(), l.nowMS()))
+			snap := store.Snapshot()
+			l.srv.telemetry.keepNodes(snap)
+			l.apply(l.machine.Tick(snap, l.nowMS()))
 		}
 	}
 }
@@ -95,15 +126,18 @@ func (l *loop) run() {
 // verifyLeadership proves leadership to a quorum again and again, so that leases are never granted by a leader that
 // has been replaced without knowing it.
 func (l *loop) verifyLeadership() {
-	every := time.NewTicker(500 * time.Millisecond)
+	every := time.NewTicker(verifyEvery)
 	defer every.Stop()
 	for {
-		before := l.srv.cfg.Now()
+		before := l.nowMS()
 		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
 		err := l.srv.cfg.VerifyLeader(ctx)
 		cancel()
 		if err == nil {
-			l.post(func() { l.verified = before })
+			l.post(func() {
+				l.verifiedMS = before
+				l.apply(l.machine.Verified(l.nowMS(), before))
+			})
 		}
 		select {
 		case <-l.ctx.Done():
@@ -123,11 +157,16 @@ func (l *loop) apply(outputs []Output) {
 			}
 		case o.Close != nil:
 			if s := l.senders[o.Close.Conn]; s != nil {
-				s.close(o.Close.Reason)
+				code := codes.Aborted
+				if o.Close.Refused {
+					code = codes.FailedPrecondition
+				}
+				s.close(code, o.Close.Reason)
+				l.srv.connectivity()
 			}
-		case o.Propose != nil && o.Propose.Report != nil:
-			l.pending = append(l.pending, o.Propose.Report)
-		case o.Propose != nil:
+		case o.Propose.Report != nil:
+			l.pending = append(l.pending, o.Propose)
+		default:
 			l.propose(o.Propose)
 		}
 	}
@@ -135,33 +174,38 @@ func (l *loop) apply(outputs []Output) {
 }
 
 func (l *loop) propose(p *Propose) {
+	l.start(p.Entry, []*Propose{p}, func() {})
+}
+
+// start proposes an entry and tells the machine how it went for each of what went into it.
+func (l *loop) start(e *raftlogv1.Entry, parts []*Propose, over func()) {
 	l.workers.Go(func() {
-		index, err := l.srv.cfg.Proposer.Propose(l.ctx, p.Entry)
+		index, err := l.srv.cfg.Proposer.Propose(l.ctx, e)
 		l.post(func() {
+			over()
+			var out []Output
 			if err != nil {
-				l.srv.log.Warn("node change not committed", "err", err)
-				l.proposalFailed(p, err)
+				var refusal *model.FieldError
+				refused := errors.As(err, &refusal)
+				l.srv.log.Warn("node entry not committed", "parts", len(parts), "refused", refused, "err", err)
+				for _, p := range parts {
+					out = append(out, l.machine.Failed(p, err, refused)...)
+				}
+				l.apply(out)
 				return
 			}
-			if p.Hello != 0 {
-				l.apply(l.machine.Opened(p.Hello, index, l.srv.cfg.Store.Snapshot(), l.nowMS()))
+			snap := l.srv.cfg.Store.Snapshot()
+			opened := false
+			for _, p := range parts {
+				out = append(out, l.machine.Committed(p, index, snap, l.nowMS())...)
+				opened = opened || p.hello != 0
+			}
+			l.apply(out)
+			if opened {
 				l.srv.connectivity()
 			}
 		})
 	})
-}
-
-func (l *loop) proposalFailed(p *Propose, err error) {
-	switch op := p.Entry.GetOp().(type) {
-	case *raftlogv1.Entry_NodeHello:
-		if s := l.senders[p.Hello]; s != nil {
-			s.close("registration not committed: " + err.Error())
-		}
-	case *raftlogv1.Entry_NodeState:
-		l.machine.JudgementFailed(op.NodeState.GetNode())
-	case *raftlogv1.Entry_FenceNode:
-		l.machine.JudgementFailed(op.FenceNode.GetNode())
-	}
 }
 
 // flushReports proposes the waiting reports as one entry, one batch at a time: what comes in meanwhile makes the next.
@@ -169,90 +213,26 @@ func (l *loop) flushReports() {
 	if l.inFlight || len(l.pending) == 0 {
 		return
 	}
-	batch := l.pending
-	if len(batch) > maxReportsPerEntry {
-		batch = batch[:maxReportsPerEntry]
-	}
-	l.pending = append([]*PendingReport(nil), l.pending[len(batch):]...)
+	batch := l.pending[:min(len(l.pending), maxReportsPerEntry)]
+	l.pending = append([]*Propose(nil), l.pending[len(batch):]...)
 	l.inFlight = true
 	reports := make([]*fettlev1.AttemptReport, len(batch))
 	for i, p := range batch {
-		reports[i] = p.Report
+		reports[i] = p.Report.Report
 	}
 	entry := &raftlogv1.Entry{Op: &raftlogv1.Entry_Reports{Reports: &raftlogv1.AttemptReports{Reports: reports}}}
-	l.workers.Go(func() {
-		index, err := l.srv.cfg.Proposer.Propose(l.ctx, entry)
-		l.post(func() {
-			l.inFlight = false
-			var out []Output
-			for _, p := range batch {
-				if err != nil {
-					out = append(out, l.machine.ReportFailed(p)...)
-				} else {
-					out = append(out, l.machine.ReportCommitted(p, index)...)
-				}
-			}
-			if err != nil {
-				l.srv.log.Warn("reports not committed", "count", len(batch), "err", err)
-			}
-			l.apply(out)
-		})
-	})
+	l.start(entry, batch, func() { l.inFlight = false })
 }
 
-// sender is the outgoing half of one node's connection: an ordered queue that a slow node cannot make the loop wait on.
-type sender struct {
-	mu     sync.Mutex
-	queue  []*fettlev1.ControllerMessage
-	wake   chan struct{}
-	closed string
-	done   chan struct{}
-	log    *slog.Logger
-}
-
-// maxQueued orders for one node; a node that far behind is cut off and told everything again when it comes back.
-const maxQueued = 100_000
-
-func newSender(log *slog.Logger) *sender {
-	return &sender{wake: make(chan struct{}, 1), done: make(chan struct{}), log: log}
-}
-
-func (s *sender) push(m *fettlev1.ControllerMessage) {
-	s.mu.Lock()
-	s.queue = append(s.queue, m)
-	over := len(s.queue) > maxQueued
-	s.mu.Unlock()
-	if over {
-		s.close("too far behind")
-		return
+// sendTo sends on a node's open session and returns its sender; nil when it has none.
+func (l *loop) sendTo(node string, msg *fettlev1.ControllerMessage) *sender {
+	c := l.machine.open(node)
+	if c == nil {
+		return nil
 	}
-	select {
-	case s.wake <- struct{}{}:
-	default:
+	s := l.senders[c.id]
+	if s != nil {
+		l.apply([]Output{l.machine.send(c, msg)})
 	}
-}
-
-func (s *sender) take() []*fettlev1.ControllerMessage {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	q := s.queue
-	s.queue = nil
-	return q
-}
-
-func (s *sender) close(reason string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	select {
-	case <-s.done:
-	default:
-		s.closed = reason
-		close(s.done)
-	}
-}
-
-func (s *sender) reason() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed
+	return s
 }

@@ -22,7 +22,8 @@ type Config struct {
 	HeartbeatMS int64
 	// UnreachableMS without a heartbeat marks a node unreachable. Default 30,000.
 	UnreachableMS int64
-	// LeaseMS is how long a node may go on running fenced attempts without hearing from a leader. Default 540,000.
+	// LeaseMS is how long a node may go on running fenced attempts without hearing from a leader. Default 540,000. It must
+	// be the same on every controller: a new leader waits its own LeaseMS for leases that another has granted.
 	LeaseMS int64
 	// LeaseMarginMS is waited beyond the lease before the attempts of a lost node count as over: room for the leader
 	// before this one to have granted after this one was elected, and for the node to end its processes. Default 60,000.
@@ -42,6 +43,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// maxEarly bounds the reports that a node may send before its session is open; a sound one sends none.
+const maxEarly = 10_000
+
 // ConnID names one connection of a node; never reused within a Machine.
 type ConnID uint64
 
@@ -58,13 +62,18 @@ type Send struct {
 	Msg  *fettlev1.ControllerMessage
 }
 
-// Propose puts an operation into the log. When it is committed the caller reports back with Committed.
+// Propose puts an operation into the log. The caller says how it went with Committed or Failed, always.
 type Propose struct {
+	// Entry is what to propose. Attempt reports may be gathered: several Proposes with Report set make one entry of all
+	// their reports.
 	Entry *raftlogv1.Entry
-	// Hello is the connection whose session this opens, 0 for other operations.
-	Hello ConnID
-	// Report is set for attempt reports: where the acknowledgement goes.
+	// Report is set for attempt reports.
 	Report *PendingReport
+
+	// hello and inventory are the connection whose session this opens, or whose inventory it changes; judges is the node
+	// that it judges.
+	hello, inventory ConnID
+	judges           string
 }
 
 // PendingReport is an attempt report on its way into the log.
@@ -77,6 +86,8 @@ type PendingReport struct {
 type Close struct {
 	Conn   ConnID
 	Reason string
+	// Refused says that trying again will not help.
+	Refused bool
 }
 
 type conn struct {
@@ -87,10 +98,15 @@ type conn struct {
 	hello   *fettlev1.Hello
 	// early holds reports that came before the session was open.
 	early []*fettlev1.AttemptReport
-	// sent remembers the newest order given for an attempt in this session, so that a change is not answered twice.
-	sent map[attemptID]order
-	// proposed are ends that are on their way into the log.
+	// given remembers what was ordered for an attempt in this session, so that a change is not answered twice.
+	given map[attemptID]given
+	// proposed is the furthest report of an attempt that was handed to the log.
 	proposed map[attemptID]fettlev1.ReportKind
+	// beat is a heartbeat that waits for this leader to be verified, nil for none.
+	beat *fettlev1.Heartbeat
+	// flying says that an inventory is on its way into the log, and next is the one to propose after it.
+	flying bool
+	next   *fettlev1.Inventory
 }
 
 type attemptID struct {
@@ -107,52 +123,58 @@ const (
 	orderKill
 )
 
-// nodeContact is what this leader knows of its contact with a node.
-type nodeContact struct {
-	conn ConnID
-	// lastMS is when this leader last granted a lease or, before that, when it became leader.
-	lastMS int64
-	// proposed is the state last proposed for the node, so that it is proposed once.
-	proposed fettlev1.NodeState
-	fenced   bool
+// given is what the node was last told about an attempt.
+type given struct {
+	order order
+	// limitS is the time limit that it was told, once told is set.
+	limitS int64
+	told   bool
 }
 
 // Machine is the protocol's state on one leader, from winning an election to losing it. Not safe for concurrent use.
+//
+// Every time that it is given is in milliseconds on one clock, which never goes back and goes on while the machine is
+// suspended (CLOCK_BOOTTIME): no wall clock may decide that a lease is over.
 type Machine struct {
 	cfg      Config
 	cluster  string
 	term     uint64
 	nextConn ConnID
 	conns    map[ConnID]*conn
-	nodes    map[string]*nodeContact
+	nodes    map[string]*contact
+	// beats are the connections with a heartbeat that waits, in the order of arrival.
+	beats  []ConnID
+	tickMS int64
 }
 
 // NewMachine starts a term. Every node that is known gets a full period of grace from now, whatever the leader before
 // this one thought of it.
 func NewMachine(cfg Config, clusterID string, term uint64, snap *state.Snapshot, nowMS int64) *Machine {
-	m := &Machine{cfg: cfg.withDefaults(), cluster: clusterID, term: term, conns: map[ConnID]*conn{}, nodes: map[string]*nodeContact{}}
+	m := &Machine{cfg: cfg.withDefaults(), cluster: clusterID, term: term, conns: map[ConnID]*conn{}, nodes: map[string]*contact{}, tickMS: nowMS}
+	since := nowMS
+	if bugNoGrace {
+		since -= m.cfg.LeaseMS + m.cfg.LeaseMarginMS + 1
+	}
 	for n := range snap.Nodes {
-		m.nodes[n.Name] = &nodeContact{lastMS: nowMS, proposed: n.State}
+		m.nodes[n.Name] = &contact{lastMS: since}
 	}
 	return m
 }
 
 // Connected reports whether a node has an open session with this leader: only then may new attempts be given to it.
-func (m *Machine) Connected(node string) bool {
+func (m *Machine) Connected(node string) bool { return m.open(node) != nil }
+
+// open returns the connection that a node's open session is on, nil when it has none.
+func (m *Machine) open(node string) *conn {
 	n := m.nodes[node]
 	if n == nil {
-		return false
+		return nil
 	}
 	c := m.conns[n.conn]
-	return c != nil && c.session != 0
-}
-
-// LastContactMS is when the node was last granted a lease in this term; 0 when it was not.
-func (m *Machine) LastContactMS(node string) int64 {
-	if n := m.nodes[node]; n != nil && n.conn != 0 {
-		return n.lastMS
+	if c == nil || c.session == 0 {
+		return nil
 	}
-	return 0
+	return c
 }
 
 // Hello begins a connection.
@@ -164,34 +186,70 @@ func (m *Machine) Hello(h *fettlev1.Hello) (ConnID, []Output, error) {
 		return 0, nil, fmt.Errorf("node %s has obeyed term %d, this leader's is %d", h.GetNode(), h.GetLastTerm(), m.term)
 	}
 	m.nextConn++
-	c := &conn{id: m.nextConn, node: h.GetNode(), hello: h, sent: map[attemptID]order{}, proposed: map[attemptID]fettlev1.ReportKind{}}
+	c := &conn{id: m.nextConn, node: h.GetNode(), hello: h, given: map[attemptID]given{}, proposed: map[attemptID]fettlev1.ReportKind{}}
 	m.conns[c.id] = c
 	entry := &raftlogv1.Entry{Op: &raftlogv1.Entry_NodeHello{NodeHello: &raftlogv1.NodeHello{
 		Node: h.GetNode(), BootId: h.GetBootId(), DaemonId: h.GetDaemonId(), Inventory: h.GetInventory(), FreshJournal: h.GetFreshJournal(),
 	}}}
-	return c.id, []Output{{Propose: &Propose{Entry: entry, Hello: c.id}}}, nil
+	return c.id, []Output{{Propose: &Propose{Entry: entry, hello: c.id}}}, nil
 }
 
-// Opened says that a hello is committed at index session. An older connection of the same node is closed.
-func (m *Machine) Opened(id ConnID, session uint64, snap *state.Snapshot, nowMS int64) []Output {
+// Committed says that a proposal is in the log at index and applied in snap.
+func (m *Machine) Committed(p *Propose, index uint64, snap *state.Snapshot, nowMS int64) []Output {
+	switch {
+	case p.hello != 0:
+		return m.opened(p.hello, index, snap, nowMS)
+	case p.Report != nil:
+		return m.reportCommitted(p.Report, index)
+	case p.inventory != 0:
+		return m.inventoryCommitted(p.inventory, snap)
+	case p.judges != "":
+		m.judged(p.judges)
+	}
+	return nil
+}
+
+// Failed says that a proposal was refused or may not have reached the log. refused tells the two apart: what is refused
+// once is refused again.
+func (m *Machine) Failed(p *Propose, err error, refused bool) []Output {
+	switch {
+	case p.hello != 0 && refused:
+		return m.refuse(p.hello, err.Error())
+	case p.hello != 0:
+		return m.drop(p.hello, "the registration could not be committed: "+err.Error())
+	case p.Report != nil:
+		// The node repeats what was not acknowledged when it connects again.
+		return m.drop(p.Report.Conn, "a report could not be committed: "+err.Error())
+	case p.inventory != 0:
+		// Its hello carries the inventory.
+		return m.drop(p.inventory, "the inventory could not be committed: "+err.Error())
+	case p.judges != "":
+		m.judged(p.judges)
+	}
+	return nil
+}
+
+// opened says that a hello is committed at index session. An older connection of the same node is closed.
+func (m *Machine) opened(id ConnID, session uint64, snap *state.Snapshot, nowMS int64) []Output {
 	c := m.conns[id]
 	if c == nil {
+		// The connection was lost meanwhile; the log has a session that nobody holds, and Tick closes what is left of
+		// the one before it.
 		return nil
 	}
-	var out []Output
-	contact := m.nodes[c.node]
-	if contact == nil {
-		contact = &nodeContact{}
-		m.nodes[c.node] = contact
+	n := m.nodes[c.node]
+	if n == nil {
+		n = &contact{}
+		m.nodes[c.node] = n
 	}
-	if old := m.conns[contact.conn]; old != nil && old.id != id {
+	var out []Output
+	if old := m.conns[n.conn]; old != nil && old.id != id {
 		if old.session > session {
 			return m.drop(id, "a newer session of this node is open")
 		}
 		out = append(out, m.drop(old.id, "a newer session of this node is open")...)
 	}
-	contact.conn, contact.lastMS, contact.fenced = id, nowMS, false
-	contact.proposed = fettlev1.NodeState_NODE_STATE_UP
+	n.conn, n.lastMS, n.met = id, nowMS, true
 	c.session = session
 	out = append(out, m.send(c, &fettlev1.ControllerMessage{Msg: &fettlev1.ControllerMessage_Welcome{Welcome: &fettlev1.Welcome{
 		ClusterId: m.cluster, Term: m.term, Session: session, LeaseTtlMs: m.cfg.LeaseMS, HeartbeatMs: m.cfg.HeartbeatMS,
@@ -199,221 +257,38 @@ func (m *Machine) Opened(id ConnID, session uint64, snap *state.Snapshot, nowMS 
 	for _, r := range slices.Concat(c.hello.GetAttempts(), c.early) {
 		out = append(out, m.report(c, r, snap)...)
 	}
+	if bugMissingMeansEnded {
+		out = append(out, m.endMissing(c, snap)...)
+	}
 	c.early, c.hello = nil, nil
 	for _, id := range snap.ActiveOn(c.node) {
 		if j := snap.Job(id); j != nil {
 			out = append(out, m.ordersFor(c, j, snap)...)
-			out = append(out, m.limitOf(c, j)...)
 		}
 	}
 	return out
-}
-
-// Report takes an attempt report from a node.
-func (m *Machine) Report(id ConnID, r *fettlev1.AttemptReport, snap *state.Snapshot) []Output {
-	c := m.conns[id]
-	if c == nil {
-		return nil
-	}
-	if c.session == 0 {
-		c.early = append(c.early, r)
-		return nil
-	}
-	return m.report(c, r, snap)
-}
-
-// report decides whether the log must hear of it. What the log knows already is acknowledged at once; an attempt that
-// the log has closed but that lives on (it was fenced and its node came back) is killed by an explicit order.
-func (m *Machine) report(c *conn, r *fettlev1.AttemptReport, snap *state.Snapshot) []Output {
-	key := r.GetKey()
-	id := attemptID{key.GetJobId(), key.GetAttempt()}
-	alloc := allocation(snap.Job(key.GetJobId()), key, c.node)
-	if alloc == nil || alloc.GetExit() != nil {
-		if r.GetKind() == fettlev1.ReportKind_REPORT_KIND_ENDED {
-			return []Output{m.ack(c, key, snap.Index())}
-		}
-		if key.GetFence() > snap.Index() || snap.Job(key.GetJobId()) == nil {
-			// An attempt that this log never heard of: never a reason to kill. A purged job had ended.
-			return nil
-		}
-		if c.sent[id] == orderKill {
-			return nil
-		}
-		c.sent[id] = orderKill
-		return []Output{m.kill(c, key, 0, 0)}
-	}
-	switch r.GetKind() {
-	case fettlev1.ReportKind_REPORT_KIND_PREPARED:
-		if alloc.GetPrepared() {
-			return nil
-		}
-	case fettlev1.ReportKind_REPORT_KIND_STARTED:
-		if alloc.GetStarted() {
-			return nil
-		}
-	}
-	if c.proposed[id] >= r.GetKind() {
-		return nil
-	}
-	c.proposed[id] = r.GetKind()
-	r.Node = c.node
-	entry := &raftlogv1.Entry{Op: &raftlogv1.Entry_Reports{Reports: &raftlogv1.AttemptReports{Reports: []*fettlev1.AttemptReport{r}}}}
-	return []Output{{Propose: &Propose{Entry: entry, Report: &PendingReport{Conn: c.id, Report: r}}}}
-}
-
-// ReportCommitted says that a report is in the log at index, whatever the state machine made of it.
-func (m *Machine) ReportCommitted(p *PendingReport, index uint64) []Output {
-	c := m.conns[p.Conn]
-	if c == nil {
-		return nil
-	}
-	id := attemptID{p.Report.GetKey().GetJobId(), p.Report.GetKey().GetAttempt()}
-	if p.Report.GetKind() != fettlev1.ReportKind_REPORT_KIND_ENDED {
-		return nil
-	}
-	delete(c.proposed, id)
-	delete(c.sent, id)
-	return []Output{m.ack(c, p.Report.GetKey(), index)}
-}
-
-// ReportFailed says that a report may not have reached the log: the node's next one is proposed again.
-func (m *Machine) ReportFailed(p *PendingReport) []Output {
-	c := m.conns[p.Conn]
-	if c == nil {
-		return nil
-	}
-	// The node repeats what was not acknowledged when it connects again.
-	return m.drop(p.Conn, "a report could not be committed")
-}
-
-// Changed derives the orders that follow from committed changes to jobs.
-func (m *Machine) Changed(jobs []uint64, snap *state.Snapshot) []Output {
-	var out []Output
-	for _, id := range jobs {
-		j := snap.Job(id)
-		if j == nil || j.Current() == nil {
-			continue
-		}
-		for _, a := range j.Current().GetNodes() {
-			contact := m.nodes[a.GetNode()]
-			if contact == nil {
-				continue
-			}
-			c := m.conns[contact.conn]
-			if c == nil || c.session == 0 {
-				continue
-			}
-			out = append(out, m.ordersFor(c, j, snap)...)
-		}
-	}
-	return out
-}
-
-// LimitChanged tells the nodes of a running job its new time limit.
-func (m *Machine) LimitChanged(job uint64, snap *state.Snapshot) []Output {
-	j := snap.Job(job)
-	if j == nil || j.Current() == nil {
-		return nil
-	}
-	var out []Output
-	for _, a := range j.Current().GetNodes() {
-		if contact := m.nodes[a.GetNode()]; contact != nil {
-			if c := m.conns[contact.conn]; c != nil && c.session != 0 {
-				out = append(out, m.limitOf(c, j)...)
-			}
-		}
-	}
-	return out
-}
-
-// Signal delivers a signal to a running job's nodes without ending it.
-func (m *Machine) Signal(job uint64, signal int32, snap *state.Snapshot) []Output {
-	j := snap.Job(job)
-	if j == nil || j.State != fettlev1.JobState_JOB_STATE_RUNNING {
-		return nil
-	}
-	var out []Output
-	at := j.Current()
-	for _, a := range at.GetNodes() {
-		if contact := m.nodes[a.GetNode()]; contact != nil && a.GetExit() == nil {
-			if c := m.conns[contact.conn]; c != nil && c.session != 0 {
-				out = append(out, m.kill(c, keyOf(j, at), 0, signal))
-			}
-		}
-	}
-	return out
-}
-
-// Heartbeat grants a lease. verifiedMS is when this leader last proved its leadership to a quorum: a leader that
-// cannot is silent, for another may have been elected.
-func (m *Machine) Heartbeat(id ConnID, hb *fettlev1.Heartbeat, nowMS, verifiedMS int64) []Output {
-	c := m.conns[id]
-	if c == nil || c.session == 0 || nowMS-verifiedMS > 1_000 {
-		return nil
-	}
-	m.nodes[c.node].lastMS = nowMS
-	return []Output{m.send(c, &fettlev1.ControllerMessage{Msg: &fettlev1.ControllerMessage_Lease{Lease: &fettlev1.LeaseGrant{
-		Seq: hb.GetSeq(), SentBoottimeMs: hb.GetSentBoottimeMs(), TtlMs: m.cfg.LeaseMS,
-	}}})}
-}
-
-// Inventory proposes a changed inventory.
-func (m *Machine) Inventory(id ConnID, inv *fettlev1.Inventory) []Output {
-	c := m.conns[id]
-	if c == nil || c.session == 0 {
-		return nil
-	}
-	entry := &raftlogv1.Entry{Op: &raftlogv1.Entry_NodeInventory{NodeInventory: &raftlogv1.NodeInventory{Node: c.node, Session: c.session, Inventory: inv}}}
-	return []Output{{Propose: &Propose{Entry: entry}}}
 }
 
 // Disconnected says that a connection is gone. The node is not judged by it: only Tick does that.
-func (m *Machine) Disconnected(id ConnID) {
+func (m *Machine) Disconnected(id ConnID) { delete(m.conns, id) }
+
+func (m *Machine) drop(id ConnID, reason string) []Output {
+	if m.conns[id] == nil {
+		return nil
+	}
 	delete(m.conns, id)
+	return []Output{{Close: &Close{Conn: id, Reason: reason}}}
 }
 
-// Tick judges nodes that have not been heard of: first unreachable, then, when the lease is certainly over, fenced.
-func (m *Machine) Tick(snap *state.Snapshot, nowMS int64) []Output {
-	var out []Output
-	for n := range snap.Nodes {
-		contact := m.nodes[n.Name]
-		if contact == nil {
-			contact = &nodeContact{lastMS: nowMS, proposed: n.State}
-			m.nodes[n.Name] = contact
-		}
-		silent := nowMS - contact.lastMS
-		if silent > m.cfg.UnreachableMS && n.State == fettlev1.NodeState_NODE_STATE_UP && contact.proposed == fettlev1.NodeState_NODE_STATE_UP {
-			contact.proposed = fettlev1.NodeState_NODE_STATE_UNREACHABLE
-			out = append(out, m.dropNode(contact)...)
-			out = append(out, Output{Propose: &Propose{Entry: &raftlogv1.Entry{Op: &raftlogv1.Entry_NodeState{NodeState: &raftlogv1.SetNodeState{
-				Node: n.Name, Session: n.Session, State: fettlev1.NodeState_NODE_STATE_UNREACHABLE, Detail: "no heartbeat",
-			}}}}})
-		}
-		if silent > m.cfg.LeaseMS+m.cfg.LeaseMarginMS && n.State != fettlev1.NodeState_NODE_STATE_UP && !contact.fenced {
-			contact.fenced = true
-			out = append(out, Output{Propose: &Propose{Entry: &raftlogv1.Entry{Op: &raftlogv1.Entry_FenceNode{FenceNode: &raftlogv1.FenceNode{
-				Node: n.Name, Session: n.Session,
-			}}}}})
-		}
+func (m *Machine) refuse(id ConnID, reason string) []Output {
+	out := m.drop(id, reason)
+	for _, o := range out {
+		o.Close.Refused = true
 	}
 	return out
 }
 
-// JudgementFailed lets a state or fence proposal that did not reach the log be made again.
-func (m *Machine) JudgementFailed(node string) {
-	if contact := m.nodes[node]; contact != nil {
-		contact.proposed, contact.fenced = fettlev1.NodeState_NODE_STATE_UP, false
-	}
-}
-
-func (m *Machine) dropNode(contact *nodeContact) []Output {
-	if m.conns[contact.conn] == nil {
-		return nil
-	}
-	return m.drop(contact.conn, "no heartbeat")
-}
-
-func (m *Machine) drop(id ConnID, reason string) []Output {
-	delete(m.conns, id)
-	return []Output{{Close: &Close{Conn: id, Reason: reason}}}
+func (m *Machine) send(c *conn, msg *fettlev1.ControllerMessage) Output {
+	msg.Session = c.session
+	return Output{Send: &Send{Conn: c.id, Msg: msg}}
 }
