@@ -188,9 +188,9 @@ func (c *Config) Validate() error {
 	case c.FSM == nil:
 		return errors.New("FSM: nil")
 	case len(c.Join) > 0 && c.Joiner == nil:
-		return errors.New("Joiner: nil, but Join is set")
+		return errors.New("config has Join but no Joiner")
 	case c.Timing < 0:
-		return fmt.Errorf("Timing: %v is negative", c.Timing)
+		return fmt.Errorf("config has a negative Timing, %v", c.Timing)
 	case c.SnapshotRetain < 0:
 		return fmt.Errorf("SnapshotRetain: %d is negative", c.SnapshotRetain)
 	case c.WriteLimit < 0, c.EnqueueTimeout < 0, c.SnapshotInterval < 0, c.MaxInFlight < 0:

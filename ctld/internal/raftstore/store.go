@@ -69,7 +69,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	cfg.setDefaults()
 	if err := raft.ValidateConfig(cfg.raftConfig(cfg.NodeName, nil)); err != nil {
-		return nil, fmt.Errorf("Timing: %w", err)
+		return nil, fmt.Errorf("raft settings at Timing %v: %w", cfg.Timing, err)
 	}
 	s := &Store{
 		cfg:        cfg,
