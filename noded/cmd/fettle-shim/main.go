@@ -1,3 +1,8 @@
+// A shim has one busy goroutine: it need not read the cgroup files that say how many processors it may use.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command fettle-shim owns one attempt of a job on a node. The node daemon starts it; people have no use for it.
 package main
 

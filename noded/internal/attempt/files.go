@@ -130,8 +130,7 @@ func openLocked(path string, flags int) (*os.File, error) {
 // remove takes away what there is of an attempt.
 func (m *Manager) remove(k nodemachine.Key) {
 	// RemoveAll walks by open directories and follows no links; the attempt has no process left that could race it.
-	err := errors.Join(os.RemoveAll(m.filesOf(k)), m.retire(m.path(k)), m.cfg.Groups.Remove(k.String()))
-	if err != nil {
+	if err := errors.Join(os.RemoveAll(m.filesOf(k)), m.retire(m.path(k))); err != nil {
 		m.cfg.Log.Warn("an attempt left something behind", "job", k.Job, "attempt", k.Attempt, "err", err)
 	}
 }

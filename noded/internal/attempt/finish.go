@@ -28,15 +28,13 @@ func (m *Manager) finish(e *entry) {
 
 // settle removes the cgroup, lets the launcher judge the end, and tells it.
 func (m *Manager) settle(e *entry, exit *fettlev1.Exit) {
-	if err := m.cfg.Groups.Remove(e.key.String()); err != nil {
-		m.cfg.Log.Warn("a cgroup is still in use", "job", e.key.Job, "attempt", e.key.Attempt, "err", err)
-	}
 	m.mu.Lock()
-	method := ""
+	method, cg := "", handoff.Cgroup{}
 	if e.info != nil {
-		method = e.info.Method
+		method, cg = e.info.Method, e.info.Cgroup
 	}
 	m.mu.Unlock()
+	m.release(e, cg)
 	if isScript(method) || exit.GetNeverStarted() {
 		m.finished(e, exit)
 		return
@@ -47,6 +45,12 @@ func (m *Manager) settle(e *entry, exit *fettlev1.Exit) {
 	})
 }
 
+func (m *Manager) release(e *entry, cg handoff.Cgroup) {
+	if err := m.cfg.Groups.Release(cg); err != nil {
+		m.cfg.Log.Warn("a cgroup stays", "job", e.key.Job, "attempt", e.key.Attempt, "err", err)
+	}
+}
+
 const (
 	lostPause    = 20 * time.Millisecond
 	lostPauseMax = time.Second
@@ -55,12 +59,13 @@ const (
 // lost ends what a shim has left behind. The attempt is not over before nothing of it is left: its GPUs are in use.
 func (m *Manager) lost(e *entry) {
 	var tree killtree.Tree = killtree.Tagged{Entry: attemptDirVar + "=" + m.filesOf(e.key)}
-	switch cg := m.cfg.Groups.At(e.key.String()); {
-	case cg.V2Dir != "":
-		tree = killtree.V2{Dir: cg.V2Dir}
-	case cg.FreezerDir != "":
-		tree = killtree.V1{Dir: cg.FreezerDir}
+	m.mu.Lock()
+	if i := e.info; i != nil && i.Cgroup.V2Dir != "" {
+		tree = killtree.V2{Dir: i.Cgroup.V2Dir}
+	} else if i != nil && i.Cgroup.FreezerDir != "" {
+		tree = killtree.V1{Dir: i.Cgroup.FreezerDir}
 	}
+	m.mu.Unlock()
 	for pause := lostPause; ; pause = min(2*pause, lostPauseMax) {
 		if err := tree.Kill(); err != nil {
 			m.logEntry(e, "cannot end what a lost shim left", err)

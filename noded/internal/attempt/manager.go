@@ -325,18 +325,24 @@ func (m *Manager) launch(e *entry) error {
 	if stopped {
 		return nodeFault("ended before it was started")
 	}
-	if pl.order.Cgroup, err = m.cfg.Groups.Create(e.key.String(), pl.limits); err != nil {
+	cg, err := m.cfg.Groups.Create(pl.limits)
+	if err != nil {
 		return nodeFault("%v", err)
+	}
+	if err := pl.seal(cg); err != nil {
+		return nodeFault("order: %v", err)
 	}
 	file, size, err := m.makeFiles(e.key, pl)
 	if errors.Is(err, os.ErrExist) {
 		// Nothing starts an attempt twice: whatever is there decides.
+		m.release(e, cg)
 		if f := m.adopt(e); f != nil && f.State == nodemachine.FoundEnded {
 			m.emit(nodemachine.ShimEnded{Key: e.key, Exit: f.Exit})
 		}
 		return errAdopted
 	}
 	if err != nil {
+		m.release(e, cg)
 		m.remove(e.key)
 		return nodeFault("%v", err)
 	}
@@ -346,6 +352,7 @@ func (m *Manager) launch(e *entry) error {
 	err = m.spawn(e, file)
 	_ = file.Close() // the shim has its own hold
 	if err != nil {
+		m.release(e, cg)
 		m.remove(e.key)
 		return nodeFault("start the shim: %v", err)
 	}

@@ -57,6 +57,8 @@ type info struct {
 	GID          uint32   `json:"gid"`
 	Groups       []uint32 `json:"groups,omitempty"`
 	PreparedMS   int64    `json:"prepared_ms"`
+
+	Cgroup handoff.Cgroup `json:"cgroup"`
 }
 
 func (i *info) identity() userread.Identity {
@@ -124,10 +126,14 @@ func (m *Manager) makePlan(ctx context.Context, s nodemachine.StartShim) (*plan,
 	}
 	env.fettleEnv(p, s.ClusterID, files, gpus)
 	o.Env = env.list()
-	if o.Daemon, err = json.Marshal(&pl.info); err != nil {
-		return nil, nodeFault("order: %v", err)
-	}
 	return pl, nil
+}
+
+// seal completes the order with what was decided last.
+func (pl *plan) seal(cg handoff.Cgroup) (err error) {
+	pl.order.Cgroup, pl.info.Cgroup = cg, cg
+	pl.order.Daemon, err = json.Marshal(&pl.info)
+	return err
 }
 
 func isScript(method string) bool { return method == methodScript || method == "" }

@@ -95,7 +95,7 @@ func newRig(t testing.TB, opts ...option) *rig {
 		if b, err := os.ReadFile(filepath.Join(dir, "shim.log")); err == nil && len(b) > 0 {
 			t.Logf("shims say: %s", b)
 		}
-		if err := groups.Sweep(func(string) bool { return false }); err != nil {
+		if err := groups.Sweep(nil); err != nil {
 			t.Error(err)
 		}
 		for _, c := range []string{"", "freezer", "memory", "cpu", "pids", "devices"} {

@@ -54,7 +54,15 @@ func (m *Manager) sweep() error {
 			}
 		}
 	}
-	if err := m.cfg.Groups.Sweep(known); err != nil {
+	var inUse []handoff.Cgroup
+	m.mu.Lock()
+	for _, e := range m.entries {
+		if e.info != nil {
+			inUse = append(inUse, e.info.Cgroup)
+		}
+	}
+	m.mu.Unlock()
+	if err := m.cfg.Groups.Sweep(inUse); err != nil {
 		m.cfg.Log.Warn("a cgroup of a forgotten attempt stays", "err", err)
 	}
 	return nil
@@ -68,6 +76,10 @@ func (m *Manager) adopt(e *entry) *nodemachine.Found {
 	var i *info
 	if err == nil {
 		i, err = infoOf(order)
+	}
+	if i != nil && recs.Exit != nil {
+		// Its group was given back once the exit was recorded, and may be another's by now.
+		i.Cgroup = handoff.Cgroup{}
 	}
 	m.mu.Lock()
 	e.info = i

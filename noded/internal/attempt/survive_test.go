@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fettle-hpc/fettle/noded/internal/cgroup"
 	"github.com/fettle-hpc/fettle/noded/internal/handoff"
 	"github.com/fettle-hpc/fettle/proto/nodemachine"
 )
@@ -305,7 +306,7 @@ func TestShimEndedByHandEndsTheJob(t *testing.T) {
 func TestOutOfMemoryIsTold(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	if cg := r.cfg.Groups.At("1.1.1"); cg.OOMFile == "" {
+	if cg, err := r.cfg.Groups.Create(cgroup.Limits{MemMiB: 1}); err != nil || cg.OOMFile == "" {
 		t.Skip("no memory controller of our own here")
 	}
 	s := r.job(1, sh("x=a; while :; do x=$x$x; done"))

@@ -54,6 +54,10 @@ func newWatcher(m *Manager) (*watcher, error) {
 
 func (w *watcher) register(fd int, number, which int32) error {
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: number, Pad: which}
+	if which == onEnd {
+		// A pidfd stays readable until it is closed, which comes later and elsewhere.
+		ev.Events |= unix.EPOLLONESHOT
+	}
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(w.ep, unix.EPOLL_CTL_ADD, fd, &ev))
 }
 

@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	cgroups "github.com/containerd/cgroups/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/fettle-hpc/fettle/noded/internal/handoff"
+	"github.com/fettle-hpc/fettle/noded/internal/killtree"
 )
 
 // Config of Probe. Node is needed.
@@ -50,7 +52,13 @@ const (
 	maxV2Weight = 10_000
 	maxV1Shares = 262_144
 	subtree     = "fettle"
+	groupPrefix = "g"
+	onceSuffix  = "-once"
+	// maxFree bounds the groups kept for use again.
+	maxFree = 256
 )
+
+var controllersV1 = []string{"freezer", "memory", "cpu", "pids", "devices"}
 
 // Groups makes and removes groups. Its methods may be called from any goroutine.
 type Groups struct {
@@ -61,6 +69,15 @@ type Groups struct {
 	v1 map[string]string
 	// has says which limits can be set: "memory", "cpu", "pids", "devices".
 	has map[string]bool
+
+	mu   sync.Mutex
+	last uint64
+	// free are groups without processes, by the hierarchies that they are in.
+	free map[string][]handoff.Cgroup
+}
+
+func newGroups() *Groups {
+	return &Groups{version: None, has: map[string]bool{}, free: map[string][]handoff.Cgroup{}}
 }
 
 // Probe finds out what the host allows. missing has a line for each thing that cannot be enforced.
@@ -68,7 +85,7 @@ func Probe(cfg Config) (g *Groups, missing []string) {
 	if cfg.Root == "" {
 		cfg.Root = "/sys/fs/cgroup"
 	}
-	g = &Groups{version: None, has: map[string]bool{}}
+	g = newGroups()
 	if cfg.Disabled {
 		return g, []string{"cgroups: the node daemon does not run as root; memory, CPU and process limits are not enforced"}
 	}
@@ -82,7 +99,7 @@ func Probe(cfg Config) (g *Groups, missing []string) {
 		err = fmt.Errorf("%s is not a cgroup file system", cfg.Root)
 	}
 	if err != nil {
-		return &Groups{version: None, has: map[string]bool{}},
+		return newGroups(),
 			[]string{fmt.Sprintf("cgroups: %v; memory, CPU and process limits are not enforced", err)}
 	}
 	for _, m := range []struct{ controller, line string }{
@@ -136,7 +153,7 @@ func (g *Groups) tryDeviceFilter() bool {
 
 func (g *Groups) probeV1(cfg Config) error {
 	g.v1 = map[string]string{}
-	for _, c := range []string{"freezer", "memory", "cpu", "pids", "devices"} {
+	for _, c := range controllersV1 {
 		dir := filepath.Join(cfg.Root, c, subtree, cfg.Node)
 		if _, err := os.Stat(filepath.Join(cfg.Root, c, "tasks")); err != nil {
 			if c == "freezer" {
@@ -156,92 +173,173 @@ func (g *Groups) probeV1(cfg Config) error {
 	return nil
 }
 
-// Create makes the group of an attempt and sets its limits. A limit that the host cannot set was named by Probe.
-func (g *Groups) Create(name string, l Limits) (handoff.Cgroup, error) {
-	cg := g.At(name)
-	var err error
-	switch g.version {
-	case V2:
-		err = g.createV2(cg.V2Dir, l)
-	case V1:
-		err = g.createV1(name, l)
+// Create gives an attempt a group of its own with its limits set. A limit that the host cannot set was named by Probe.
+func (g *Groups) Create(l Limits) (handoff.Cgroup, error) {
+	if g.version == None {
+		return handoff.Cgroup{}, nil
 	}
+	// Memory stays charged to a group after its processes are gone, and device rules stay with it: such groups serve once.
+	once := l.MemMiB > 0 || len(l.Deny) > 0
+	cg, err := g.take(g.controllers(l), once)
 	if err != nil {
-		return handoff.Cgroup{}, errors.Join(fmt.Errorf("cgroup of %s: %w", name, err), g.Remove(name))
+		return handoff.Cgroup{}, fmt.Errorf("cgroup: %w", err)
+	}
+	if err := g.limit(cg, l); err != nil {
+		return handoff.Cgroup{}, errors.Join(fmt.Errorf("cgroup: %w", err), g.destroy(cg))
+	}
+	if cg.OOMBase, err = killtree.OOMKills(cg.OOMFile); err != nil {
+		return handoff.Cgroup{}, errors.Join(fmt.Errorf("cgroup: %w", err), g.destroy(cg))
 	}
 	return cg, nil
 }
 
-// At says where the group of an attempt is, whether it exists or not.
-func (g *Groups) At(name string) handoff.Cgroup {
+// controllers says which v1 hierarchies the limits need. Each costs every job a move between groups.
+func (g *Groups) controllers(l Limits) string {
+	if g.version == V2 {
+		return ""
+	}
+	use := []string{"freezer"}
+	for _, c := range []struct {
+		name   string
+		needed bool
+	}{{"memory", l.MemMiB > 0}, {"cpu", l.CPUs > 0}, {"pids", true}, {"devices", len(l.Deny) > 0}} {
+		if c.needed && g.has[c.name] {
+			use = append(use, c.name)
+		}
+	}
+	return strings.Join(use, ",")
+}
+
+// take gives an unused group, an old one where there is one: making and removing groups is slow work for the kernel.
+func (g *Groups) take(use string, once bool) (handoff.Cgroup, error) {
+	g.mu.Lock()
+	if free := g.free[use]; len(free) > 0 && !once {
+		cg := free[len(free)-1]
+		g.free[use] = free[:len(free)-1]
+		g.mu.Unlock()
+		return cg, nil
+	}
+	g.last++
+	name := groupPrefix + strconv.FormatUint(g.last, 10)
+	if once {
+		name += onceSuffix
+	}
+	g.mu.Unlock()
 	var cg handoff.Cgroup
-	switch g.version {
-	case V2:
+	var dirs []string
+	if g.version == V2 {
 		cg.V2Dir = filepath.Join(g.v2, name)
+		dirs = []string{cg.V2Dir}
 		if g.has["memory"] {
 			cg.OOMFile = filepath.Join(cg.V2Dir, "memory.events")
 		}
-	case V1:
-		for _, c := range []string{"freezer", "memory", "cpu", "pids", "devices"} {
-			if dir, ok := g.v1[c]; ok {
-				cg.V1Dirs = append(cg.V1Dirs, filepath.Join(dir, name))
+	} else {
+		for c := range strings.SplitSeq(use, ",") {
+			dirs = append(dirs, filepath.Join(g.v1[c], name))
+			if c == "memory" {
+				cg.OOMFile = filepath.Join(g.v1[c], name, "memory.oom_control")
 			}
 		}
-		cg.FreezerDir = filepath.Join(g.v1["freezer"], name)
-		if g.has["memory"] {
-			cg.OOMFile = filepath.Join(g.v1["memory"], name, "memory.oom_control")
+		cg.V1Dirs, cg.FreezerDir = dirs, dirs[0]
+	}
+	for _, d := range dirs {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return handoff.Cgroup{}, errors.Join(err, g.destroy(cg))
 		}
 	}
-	return cg
+	return cg, nil
 }
 
-func (g *Groups) createV2(dir string, l Limits) error {
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
-	}
+// limit sets what the attempt may use; a group that was used before has other weights.
+func (g *Groups) limit(cg handoff.Cgroup, l Limits) error {
 	s := setter{}
-	if g.has["memory"] && l.MemMiB > 0 {
-		s.set(dir, "memory.max", strconv.FormatInt(l.MemMiB<<20, 10))
-		s.try(dir, "memory.swap.max", "0")
-	}
-	if g.has["cpu"] && l.CPUs > 0 {
-		s.set(dir, "cpu.weight", strconv.FormatUint(min(100*uint64(l.CPUs), maxV2Weight), 10))
-	}
-	if g.has["pids"] {
-		s.set(dir, "pids.max", pidsMax(l))
-	}
-	if g.has["devices"] && len(l.Deny) > 0 {
-		s.add(attachDeviceFilter(dir, l.Deny))
-	}
-	return s.err
-}
-
-func (g *Groups) createV1(name string, l Limits) error {
-	s := setter{}
-	for _, parent := range g.v1 {
-		s.add(os.Mkdir(filepath.Join(parent, name), 0o755))
-	}
-	if s.err != nil {
+	if g.version == V2 {
+		dir := cg.V2Dir
+		if g.has["memory"] && l.MemMiB > 0 {
+			s.set(dir, "memory.max", strconv.FormatInt(l.MemMiB<<20, 10))
+			s.try(dir, "memory.swap.max", "0")
+		}
+		if g.has["cpu"] && l.CPUs > 0 {
+			s.set(dir, "cpu.weight", strconv.FormatUint(min(100*uint64(l.CPUs), maxV2Weight), 10))
+		}
+		if g.has["pids"] {
+			s.set(dir, "pids.max", pidsMax(l))
+		}
+		if g.has["devices"] && len(l.Deny) > 0 {
+			s.add(attachDeviceFilter(dir, l.Deny))
+		}
 		return s.err
 	}
-	dir := func(c string) string { return filepath.Join(g.v1[c], name) }
-	if g.has["memory"] && l.MemMiB > 0 {
-		limit := strconv.FormatInt(l.MemMiB<<20, 10)
-		s.set(dir("memory"), "memory.limit_in_bytes", limit)
-		s.try(dir("memory"), "memory.memsw.limit_in_bytes", limit)
-	}
-	if g.has["cpu"] && l.CPUs > 0 {
-		s.set(dir("cpu"), "cpu.shares", strconv.FormatUint(min(1024*uint64(l.CPUs), maxV1Shares), 10))
-	}
-	if g.has["pids"] {
-		s.set(dir("pids"), "pids.max", pidsMax(l))
-	}
-	if g.has["devices"] {
-		for _, d := range l.Deny {
-			s.set(dir("devices"), "devices.deny", fmt.Sprintf("c %d:%d rwm", d.Major, d.Minor))
+	for _, dir := range cg.V1Dirs {
+		switch dir {
+		case filepath.Join(g.v1["memory"], filepath.Base(dir)):
+			limit := strconv.FormatInt(l.MemMiB<<20, 10)
+			s.set(dir, "memory.limit_in_bytes", limit)
+			s.try(dir, "memory.memsw.limit_in_bytes", limit)
+		case filepath.Join(g.v1["cpu"], filepath.Base(dir)):
+			s.set(dir, "cpu.shares", strconv.FormatUint(min(1024*uint64(l.CPUs), maxV1Shares), 10))
+		case filepath.Join(g.v1["pids"], filepath.Base(dir)):
+			s.set(dir, "pids.max", pidsMax(l))
+		case filepath.Join(g.v1["devices"], filepath.Base(dir)):
+			for _, d := range l.Deny {
+				s.set(dir, "devices.deny", fmt.Sprintf("c %d:%d rwm", d.Major, d.Minor))
+			}
 		}
 	}
 	return s.err
+}
+
+// Release takes a group back. It must have no processes. One that a job has made groups in is not used again. Releasing a
+// group that is gone is no error.
+func (g *Groups) Release(cg handoff.Cgroup) error {
+	if cg.V2Dir == "" && cg.FreezerDir == "" {
+		return nil
+	}
+	use, plain := g.useOf(cg)
+	if plain {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if len(g.free[use]) < maxFree {
+			cg.OOMBase = 0
+			g.free[use] = append(g.free[use], cg)
+			return nil
+		}
+	}
+	return g.destroy(cg)
+}
+
+// useOf says which pool a group belongs to, and whether it is fit for it.
+func (g *Groups) useOf(cg handoff.Cgroup) (use string, plain bool) {
+	dir := cg.V2Dir
+	if g.version == V1 {
+		dir = cg.FreezerDir
+		var names []string
+		for _, c := range controllersV1 {
+			for _, d := range cg.V1Dirs {
+				if parent, ok := g.v1[c]; ok && filepath.Dir(d) == parent {
+					names = append(names, c)
+				}
+			}
+		}
+		if use = strings.Join(names, ","); len(names) != len(cg.V1Dirs) {
+			return use, false
+		}
+	}
+	if strings.HasSuffix(dir, onceSuffix) {
+		return use, false
+	}
+	var st unix.Stat_t
+	return use, unix.Stat(dir, &st) == nil && st.Nlink == 2
+}
+
+func (g *Groups) destroy(cg handoff.Cgroup) error {
+	var errs []error
+	for _, d := range append([]string{cg.V2Dir}, cg.V1Dirs...) {
+		if d != "" {
+			errs = append(errs, remove(d))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func pidsMax(l Limits) string {
@@ -271,20 +369,6 @@ func (s *setter) try(dir, file, value string) {
 	}
 }
 
-// Remove takes the group of an attempt away; it must have no processes. One that is not there is no error.
-func (g *Groups) Remove(name string) error {
-	var errs []error
-	switch g.version {
-	case V2:
-		errs = append(errs, remove(filepath.Join(g.v2, name)))
-	case V1:
-		for _, parent := range g.v1 {
-			errs = append(errs, remove(filepath.Join(parent, name)))
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // remove takes a group away with the groups that a job may have made in it.
 func remove(dir string) error {
 	err := unix.Rmdir(dir)
@@ -308,14 +392,18 @@ func remove(dir string) error {
 	return nil
 }
 
-// Sweep removes the groups of attempts that keep says no to. Those that have processes stay.
-func (g *Groups) Sweep(keep func(name string) bool) error {
-	parents := []string{g.v2}
-	if g.version == V1 {
-		parents = parents[:0]
-		for _, p := range g.v1 {
-			parents = append(parents, p)
+// Sweep removes the groups of earlier daemons, but for those in use. One that has processes stays, and is never given out.
+func (g *Groups) Sweep(inUse []handoff.Cgroup) error {
+	keep := map[string]bool{}
+	for _, cg := range inUse {
+		keep[cg.V2Dir] = true
+		for _, d := range cg.V1Dirs {
+			keep[d] = true
 		}
+	}
+	parents := []string{g.v2}
+	for _, p := range g.v1 {
+		parents = append(parents, p)
 	}
 	var errs []error
 	for _, p := range parents {
@@ -328,12 +416,28 @@ func (g *Groups) Sweep(keep func(name string) bool) error {
 			continue
 		}
 		for _, e := range entries {
-			if e.IsDir() && !keep(e.Name()) {
-				if err := remove(filepath.Join(p, e.Name())); err != nil && !errors.Is(err, unix.EBUSY) {
+			dir := filepath.Join(p, e.Name())
+			if !e.IsDir() || keep[dir] {
+				g.skip(e.Name())
+				continue
+			}
+			if err := remove(dir); err != nil {
+				g.skip(e.Name())
+				if !errors.Is(err, unix.EBUSY) {
 					errs = append(errs, err)
 				}
 			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// skip keeps new groups from taking a name that is in use.
+func (g *Groups) skip(name string) {
+	digits, ok := strings.CutPrefix(strings.TrimSuffix(name, onceSuffix), groupPrefix)
+	if n, err := strconv.ParseUint(digits, 10, 64); ok && err == nil {
+		g.mu.Lock()
+		g.last = max(g.last, n)
+		g.mu.Unlock()
+	}
 }

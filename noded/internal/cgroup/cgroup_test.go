@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	cgroups "github.com/containerd/cgroups/v3"
+
+	"github.com/fettle-hpc/fettle/noded/internal/handoff"
 )
 
 func probed(t *testing.T) *Groups {
@@ -22,7 +24,7 @@ func probed(t *testing.T) *Groups {
 		t.Skip(missing)
 	}
 	t.Cleanup(func() {
-		if err := g.Sweep(func(string) bool { return false }); err != nil {
+		if err := g.Sweep(nil); err != nil {
 			t.Error(err)
 		}
 		for _, p := range append([]string{g.v2}, values(g.v1)...) {
@@ -44,60 +46,119 @@ func values(m map[string]string) []string {
 	return vs
 }
 
-func TestGroupIsMadeLimitedAndRemoved(t *testing.T) {
-	g := probed(t)
-	cg, err := g.Create("7.1.99", Limits{CPUs: 3, MemMiB: 64})
+// value reads a limit of a group, v2's name or v1's.
+func value(t *testing.T, cg handoff.Cgroup, controller, v2, v1 string) string {
+	t.Helper()
+	file := filepath.Join(cg.V2Dir, v2)
+	for _, d := range cg.V1Dirs {
+		if strings.HasPrefix(d, "/sys/fs/cgroup/"+controller+"/") {
+			file = filepath.Join(d, v1)
+		}
+	}
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{filepath.Join(cg.V2Dir, "memory.max"): "67108864", filepath.Join(cg.V2Dir, "cpu.weight"): "300",
-		filepath.Join(cg.V2Dir, "pids.max"): "11264"}
-	if g.Version() == V1 {
-		want = map[string]string{
-			filepath.Join(g.v1["memory"], "7.1.99", "memory.limit_in_bytes"): "67108864",
-			filepath.Join(g.v1["cpu"], "7.1.99", "cpu.shares"):               "3072",
-			filepath.Join(g.v1["pids"], "7.1.99", "pids.max"):                "11264"}
-	}
-	for file, v := range want {
-		b, err := os.ReadFile(file)
-		if err != nil || strings.TrimSpace(string(b)) != v {
-			t.Errorf("%s: %q, %v, want %s", file, b, err, v)
-		}
-	}
-	if _, err := g.Create("7.1.99", Limits{}); err == nil {
-		t.Error("the same attempt got a second group")
-	}
-	if err := g.Remove("7.1.99"); err != nil {
-		t.Error(err)
-	}
-	if err := g.Remove("7.1.99"); err != nil {
-		t.Errorf("removing it again: %v", err)
-	}
+	return strings.TrimSpace(string(b))
 }
 
-func TestSweepKeepsWhatIsKnownAndWhatLives(t *testing.T) {
-	g := probed(t)
-	for _, n := range []string{"1.1.1", "2.1.2"} {
-		if _, err := g.Create(n, Limits{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := g.Sweep(func(n string) bool { return n == "1.1.1" }); err != nil {
+func create(t *testing.T, g *Groups, l Limits) handoff.Cgroup {
+	t.Helper()
+	cg, err := g.Create(l)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(dirOf(g, "1.1.1")); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Stat(dirOf(g, "2.1.2")); !os.IsNotExist(err) {
-		t.Errorf("2.1.2: %v", err)
+	return cg
+}
+
+func id(cg handoff.Cgroup) string { return cg.V2Dir + cg.FreezerDir }
+
+func TestLimits(t *testing.T) {
+	g := probed(t)
+	var plain handoff.Cgroup
+	for i, l := range []struct {
+		Limits
+		mem, cpu2, cpu1, pids string
+	}{
+		{Limits{CPUs: 3}, "", "300", "3072", "11264"},
+		{Limits{CPUs: 1}, "", "100", "1024", "9216"},
+		{Limits{CPUs: 1, MemMiB: 128}, "134217728", "100", "1024", "9216"},
+		{Limits{CPUs: 2, MemMiB: 32}, "33554432", "200", "2048", "10240"},
+	} {
+		cg := create(t, g, l.Limits)
+		if l.mem != "" {
+			if got := value(t, cg, "memory", "memory.max", "memory.limit_in_bytes"); got != l.mem {
+				t.Errorf("memory %s, want %s", got, l.mem)
+			}
+		}
+		cpu := l.cpu2
+		if g.Version() == V1 {
+			cpu = l.cpu1
+		}
+		if got := value(t, cg, "cpu", "cpu.weight", "cpu.shares"); got != cpu {
+			t.Errorf("cpu %s, want %s", got, cpu)
+		}
+		if got := value(t, cg, "pids", "pids.max", "pids.max"); got != l.pids {
+			t.Errorf("pids %s, want %s", got, l.pids)
+		}
+		other := create(t, g, l.Limits)
+		if id(other) == id(cg) {
+			t.Error("one group for two attempts")
+		}
+		if err := g.destroy(other); err != nil {
+			t.Error(err)
+		}
+		if err := g.Release(cg); err != nil {
+			t.Error(err)
+		}
+		switch {
+		case i == 0:
+			plain = cg
+		case (id(cg) == id(plain)) != (l.MemMiB == 0):
+			t.Errorf("%+v: group %s, the first was %s", l.Limits, id(cg), id(plain))
+		}
 	}
 }
 
-func dirOf(g *Groups, name string) string {
-	if cg := g.At(name); cg.V2Dir != "" {
-		return cg.V2Dir
+func TestGroupsThatAreNotUsedAgain(t *testing.T) {
+	g := probed(t)
+	made := create(t, g, Limits{})
+	if err := os.Mkdir(filepath.Join(id(made), "of-the-job"), 0o755); err != nil {
+		t.Fatal(err)
 	}
-	return g.At(name).FreezerDir
+	ruled := create(t, g, Limits{Deny: []Device{{195, 0}}})
+	charged := create(t, g, Limits{MemMiB: 64})
+	for _, cg := range []handoff.Cgroup{made, ruled, charged} {
+		if err := g.Release(cg); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(id(cg)); !os.IsNotExist(err) {
+			t.Errorf("%s: %v", id(cg), err)
+		}
+		if err := g.Release(cg); err != nil {
+			t.Errorf("releasing it again: %v", err)
+		}
+	}
+}
+
+func TestSweepKeepsWhatIsInUse(t *testing.T) {
+	g := probed(t)
+	keep, drop := create(t, g, Limits{}), create(t, g, Limits{})
+	next, _ := Probe(Config{Node: "test-" + strings.ToLower(t.Name())})
+	if err := next.Sweep([]handoff.Cgroup{keep}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(id(keep)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(id(drop)); !os.IsNotExist(err) {
+		t.Errorf("%s: %v", id(drop), err)
+	}
+	for range 5 {
+		if cg := create(t, next, Limits{}); id(cg) == id(keep) {
+			t.Error("a group in use was given out")
+		}
+	}
 }
 
 // TestDeviceFilterDenies puts a shell into a v2 group whose program denies /dev/zero; hybrid hosts have such groups too.
@@ -144,11 +205,11 @@ func TestWithoutRootEverythingIsNamedMissing(t *testing.T) {
 	if g.Version() != None || len(missing) != 1 {
 		t.Fatalf("%s, %q", g.Version(), missing)
 	}
-	cg, err := g.Create("1.1.1", Limits{MemMiB: 5})
-	if err != nil || cg.V2Dir != "" || cg.FreezerDir != "" {
+	cg, err := g.Create(Limits{MemMiB: 5})
+	if err != nil || id(cg) != "" {
 		t.Errorf("%+v, %v", cg, err)
 	}
-	if err := g.Remove("1.1.1"); err != nil {
+	if err := g.Release(cg); err != nil {
 		t.Error(err)
 	}
 }

@@ -14,7 +14,7 @@ func sampleOrder() *Order {
 		Env:   []string{"A=1", "B="}, Dir: "/w", Stdout: "/w/o", Stderr: "/w/e", Truncate: true, Preamble: "note\n",
 		UID: 4294967295, GID: 5, Groups: []uint32{0, 5, 4294967294}, SwitchUser: true,
 		TimeLimitS: 60, GraceMS: 30_000, LeasePath: "/l", LeaseEpochMS: 77,
-		Cgroup:      Cgroup{V2Dir: "/c", V1Dirs: []string{"/a", "/b"}, FreezerDir: "/b", OOMFile: "/o"},
+		Cgroup:      Cgroup{V2Dir: "/c", V1Dirs: []string{"/a", "/b"}, FreezerDir: "/b", OOMFile: "/o", OOMBase: 2},
 		HideDevices: []string{"/dev/nvidia1"}, DenyPath: "/deny", Daemon: []byte("d"),
 	}
 }

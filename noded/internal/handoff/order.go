@@ -62,8 +62,10 @@ type Cgroup struct {
 	// V1Dirs are directories of the v1 hierarchies; FreezerDir is one of them.
 	V1Dirs     []string
 	FreezerDir string
-	// OOMFile counts the kernel's kills for want of memory, in a line "oom_kill N".
+	// OOMFile counts the kernel's kills for want of memory, in a line "oom_kill N"; OOMBase is N at the start, for groups
+	// are used again.
 	OOMFile string
+	OOMBase int64
 }
 
 const (
@@ -93,6 +95,7 @@ const (
 	orderDaemon
 	orderPreamble
 	orderFilesDir
+	orderOOMBase
 )
 
 const (
@@ -137,6 +140,7 @@ func (o *Order) Marshal() []byte {
 	f.texts(orderV1Dir, o.Cgroup.V1Dirs)
 	f.text(orderFreezerDir, o.Cgroup.FreezerDir)
 	f.text(orderOOMFile, o.Cgroup.OOMFile)
+	f.num(orderOOMBase, o.Cgroup.OOMBase)
 	f.texts(orderHideDevice, o.HideDevices)
 	f.text(orderDenyPath, o.DenyPath)
 	if o.Daemon != nil {
@@ -220,6 +224,8 @@ func parseOrder(p []byte) (*Order, error) {
 			o.Cgroup.FreezerDir = string(v)
 		case orderOOMFile:
 			o.Cgroup.OOMFile = string(v)
+		case orderOOMBase:
+			o.Cgroup.OOMBase = num(v)
 		case orderHideDevice:
 			o.HideDevices = append(o.HideDevices, string(v))
 		case orderDenyPath:

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -39,10 +41,17 @@ func (g V2) Empty() (bool, error) {
 }
 
 // V1 is a cgroup of a v1 freezer hierarchy.
-type V1 struct{ Dir string }
+type V1 struct {
+	Dir string
+	// Except is a process that does not count: a shim, one of whose threads has passed through the group.
+	Except int
+}
 
 // Pids lists the group's processes.
-func (g V1) Pids() ([]int, error) { return groupPids(g.Dir) }
+func (g V1) Pids() ([]int, error) {
+	pids, err := groupPids(g.Dir)
+	return slices.DeleteFunc(pids, func(p int) bool { return p == g.Except }), err
+}
 
 const (
 	freezeWait = 500 * time.Millisecond
@@ -94,4 +103,22 @@ func groupPids(dir string) ([]int, error) {
 func gone(dir string) bool {
 	_, err := os.Stat(dir)
 	return errors.Is(err, fs.ErrNotExist)
+}
+
+// OOMKills reads the kernel's count of processes killed for want of memory, the line "oom_kill N" of a v2 group's
+// memory.events or a v1 group's memory.oom_control. Without a file, and on kernels that do not count, it is 0.
+func OOMKills(file string) (int64, error) {
+	if file == "" {
+		return 0, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			return strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
+		}
+	}
+	return 0, nil
 }

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
-	"strconv"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -51,33 +49,28 @@ func blame(what string, err error) error {
 // the shim, which then forks and is thrown away. The shim's other threads keep their own; a second program that would
 // do the same between fork and exec would double the cost of a start.
 func launch(o *handoff.Order) (int, error) {
+	if harmless(o) {
+		return launchOnThread(o)
+	}
 	type result struct {
-		pid, tid int
-		err      error
+		pid int
+		err error
 	}
 	ch := make(chan result, 1)
 	go func() {
 		// Never unlocked: the thread ends with the goroutine.
 		runtime.LockOSThread()
 		pid, err := launchOnThread(o)
-		ch <- result{pid, unix.Gettid(), err}
+		ch <- result{pid, err}
 	}()
 	r := <-ch
-	awaitThreadEnd(r.tid)
 	return r.pid, r.err
 }
 
-// awaitThreadEnd waits until the thread that has become the job's user, and a member of its cgroup, is gone: while it
-// lives the job's user may signal it, and the cgroup counts the shim as a member.
-func awaitThreadEnd(tid int) {
-	path := "/proc/self/task/" + strconv.Itoa(tid)
-	for range 1_000 {
-		var st unix.Stat_t
-		if unix.Stat(path, &st) != nil {
-			return
-		}
-		time.Sleep(20 * time.Microsecond)
-	}
+// harmless says whether the thread that the shim goes on with may be the one: it gives up no right that the shim needs,
+// and joins no group that the shim will end. The caller's goroutine is locked to its thread.
+func harmless(o *handoff.Order) bool {
+	return len(o.Cgroup.V1Dirs) == 0 && len(o.HideDevices) == 0 && (!o.SwitchUser || o.UID == 0)
 }
 
 func launchOnThread(o *handoff.Order) (int, error) {
@@ -151,6 +144,8 @@ func asUser(o *handoff.Order, sys *syscall.SysProcAttr) (int, error) {
 	if err != nil {
 		return 0, blame(what, err)
 	}
+	// The shim's own thread, where it was that, does not keep the user's file system busy.
+	_ = unix.Chdir("/")
 	return pid, nil
 }
 

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"os"
 	"os/signal"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -103,7 +101,7 @@ func (s *shim) listen() error {
 	case cg.V2Dir != "":
 		s.tree = killtree.V2{Dir: cg.V2Dir}
 	case cg.FreezerDir != "":
-		s.tree = killtree.V1{Dir: cg.FreezerDir}
+		s.tree = killtree.V1{Dir: cg.FreezerDir, Except: os.Getpid()}
 	}
 	s.limitS = s.order.TimeLimitS
 	rec := handoff.Shim{PID: int32(os.Getpid())}
@@ -143,7 +141,7 @@ func (s *shim) run() *handoff.Exit {
 	s.main = pid
 	_, _ = unix.Write(handoff.NotifyFD, []byte{handoff.NotifyStarted})
 	s.loop()
-	s.exit.OOMKilled = oomKilled(s.order.Cgroup.OOMFile)
+	s.exit.OOMKilled = oomKilled(s.order.Cgroup)
 	s.exit.EndMS = wallNow()
 	return &s.exit
 }
@@ -380,20 +378,8 @@ func readLease(path string) (*handoff.Lease, error) {
 	return nil, err
 }
 
-// oomKilled reads the kernel's count of processes killed for want of memory.
-func oomKilled(path string) bool {
-	if path == "" {
-		return false
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			n, err := strconv.ParseUint(strings.TrimSpace(rest), 10, 64)
-			return err == nil && n > 0
-		}
-	}
-	return false
+// oomKilled says whether the kernel has killed for want of memory in the group since it was given to the attempt.
+func oomKilled(cg handoff.Cgroup) bool {
+	n, err := killtree.OOMKills(cg.OOMFile)
+	return err == nil && n > cg.OOMBase
 }
