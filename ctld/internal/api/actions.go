@@ -176,7 +176,7 @@ func (s *Server) UpdateJob(ctx context.Context, req *fettlev1.UpdateJobRequest) 
 	snap := s.cfg.Store.Snapshot()
 	resp := &fettlev1.UpdateJobResponse{Header: s.header(snap, fettlev1.ReadLevel_READ_LEVEL_LEADER)}
 	if j := snap.Job(req.GetJobId()); j != nil {
-		resp.Job = s.row(snap, j, true)
+		resp.Job = s.row(ctx, j, true)
 	}
 	return resp, nil
 }

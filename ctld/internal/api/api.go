@@ -95,6 +95,7 @@ type Server struct {
 	cfg      Config
 	log      *slog.Logger
 	capacity capacity
+	views    viewCache
 }
 
 // NewServer makes the service.

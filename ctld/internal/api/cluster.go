@@ -43,12 +43,12 @@ func (s *Server) ListNodes(ctx context.Context, req *fettlev1.ListNodesRequest) 
 		return v.leader.ListNodes(v.ctx, req)
 	}
 	resp := &fettlev1.ListNodesResponse{Header: s.header(v.snap, v.level)}
-	contact := s.cfg.Nodes.LastContactMS()
+	know := s.leaderView(ctx)
 	for n := range v.snap.Nodes {
 		if len(req.GetNames()) > 0 && !slices.Contains(req.GetNames(), n.Name) {
 			continue
 		}
-		resp.Nodes = append(resp.Nodes, s.nodeRow(n, contact))
+		resp.Nodes = append(resp.Nodes, nodeRow(n, know))
 	}
 	for _, name := range req.GetNames() {
 		if v.snap.Node(name) == nil {
@@ -58,10 +58,10 @@ func (s *Server) ListNodes(ctx context.Context, req *fettlev1.ListNodesRequest) 
 	return resp, nil
 }
 
-func (s *Server) nodeRow(n *state.Node, contact map[string]int64) *fettlev1.Node {
+func nodeRow(n *state.Node, know *leaderView) *fettlev1.Node {
 	p := n.Proto()
-	p.Readings = s.cfg.Nodes.Readings(n.Name)
-	p.LastContactMs = contact[n.Name]
+	p.Readings = know.readings(n.Name)
+	p.LastContactMs = know.contact(n.Name)
 	return p
 }
 
@@ -87,7 +87,7 @@ func (s *Server) UpdateNode(ctx context.Context, req *fettlev1.UpdateNodeRequest
 	snap := s.cfg.Store.Snapshot()
 	resp := &fettlev1.UpdateNodeResponse{Header: s.header(snap, fettlev1.ReadLevel_READ_LEVEL_LEADER)}
 	if n := snap.Node(req.GetNode()); n != nil {
-		resp.Node = s.nodeRow(n, s.cfg.Nodes.LastContactMS())
+		resp.Node = nodeRow(n, s.leaderView(ctx))
 	}
 	return resp, nil
 }

@@ -52,7 +52,7 @@ func (s *Server) ReadLog(req *fettlev1.ReadLogRequest, stream grpc.ServerStreami
 	}
 	snap := s.cfg.Store.Snapshot()
 	if j = snap.Job(req.GetJobId()); j != nil && j.Finished() {
-		return stream.Send(&fettlev1.ReadLogResponse{Attempt: j.Attempt, Job: s.row(snap, j, false)})
+		return stream.Send(&fettlev1.ReadLogResponse{Attempt: j.Attempt, Job: s.row(stream.Context(), j, false)})
 	}
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/fettle-hpc/fettle/ctld/internal/sched"
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/model"
@@ -70,7 +69,7 @@ func (s *Server) GetJob(ctx context.Context, req *fettlev1.GetJobRequest) (*fett
 	if j == nil {
 		return nil, refuse(model.NotFound, "job", "no job "+idText(req.GetJobId()), "fqueue --all lists jobs")
 	}
-	return &fettlev1.GetJobResponse{Header: s.header(v.snap, v.level), Job: s.row(v.snap, j, true)}, nil
+	return &fettlev1.GetJobResponse{Header: s.header(v.snap, v.level), Job: s.row(ctx, j, true)}, nil
 }
 
 // ListJobs implements fettle.v1.ControllerService.
@@ -89,13 +88,13 @@ func (s *Server) ListJobs(req *fettlev1.ListJobsRequest, stream grpc.ServerStrea
 	page := &fettlev1.ListJobsResponse{Header: s.header(v.snap, v.level)}
 	sent := uint32(0)
 	match := newMatcher(req.GetSelect())
-	waits := s.cfg.Scheduler.Waits()
+	know := s.leaderView(stream.Context())
 	now := s.cfg.Now().UnixMilli()
 	for j := range candidates(v.snap, req.GetSelect(), req.GetIncludeFinished(), req.GetAfterId()) {
 		if !match.matches(j) {
 			continue
 		}
-		page.Jobs = append(page.Jobs, s.rowAt(j, req.GetFull(), waits, now))
+		page.Jobs = append(page.Jobs, rowAt(j, req.GetFull(), know, now))
 		sent++
 		if len(page.Jobs) == rowsPerPage {
 			if err := stream.Send(page); err != nil {
@@ -129,27 +128,14 @@ func relay[T any](recv func() (*T, error), send func(*T) error) error {
 	}
 }
 
-func (s *Server) row(snap *state.Snapshot, j *state.Job, full bool) *fettlev1.Job {
-	return s.rowAt(j, full, s.cfg.Scheduler.Waits(), s.cfg.Now().UnixMilli())
+// row is a job's row for an answer about it alone.
+func (s *Server) row(ctx context.Context, j *state.Job, full bool) *fettlev1.Job {
+	return rowAt(j, full, s.leaderView(ctx), s.cfg.Now().UnixMilli())
 }
 
-// rowAt adds to a job's row what only this controller's memory knows: why it waits and how far it is.
-func (s *Server) rowAt(j *state.Job, full bool, waits map[uint64]sched.Wait, nowMS int64) *fettlev1.Job {
+func rowAt(j *state.Job, full bool, know *leaderView, nowMS int64) *fettlev1.Job {
 	p := j.Proto(full)
-	switch {
-	case j.State == fettlev1.JobState_JOB_STATE_PENDING:
-		w := sched.WaitOf(j, waits, nowMS)
-		p.Reason = w.Reason
-		if w.Detail != "" {
-			p.Detail = w.Detail
-		}
-	case model.HoldsResources(j.State):
-		p.Progress = s.cfg.Nodes.Progress(j.ID)
-	default:
-		if pr := s.cfg.Nodes.Progress(j.ID); pr.GetAttempt() == j.Attempt {
-			p.Progress = pr
-		}
-	}
+	know.show(p, j, nowMS)
 	return p
 }
 

@@ -309,7 +309,7 @@ func shapeKey(s *fettlev1.JobSpec) string {
 }
 
 // WaitOf says why a pending job waits, from its row and the newest cycle's findings.
-func WaitOf(j *state.Job, waits map[uint64]Wait, nowMS int64) Wait {
+func WaitOf(j *state.Job, found func(job uint64) (Wait, bool), nowMS int64) Wait {
 	switch {
 	case j.Held:
 		return Wait{Reason: HoldReason(j), Detail: j.Detail}
@@ -318,7 +318,7 @@ func WaitOf(j *state.Job, waits map[uint64]Wait, nowMS int64) Wait {
 	case j.RetryAtMS > nowMS:
 		return Wait{Reason: fettlev1.Reason_REASON_BACKOFF, Detail: j.Detail}
 	}
-	if w, ok := waits[j.ID]; ok {
+	if w, ok := found(j.ID); ok {
 		return w
 	}
 	return Wait{Reason: fettlev1.Reason_REASON_PRIORITY}

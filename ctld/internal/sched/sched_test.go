@@ -112,7 +112,7 @@ func TestBlockedJobIsNotOvertaken(t *testing.T) {
 	if p.Waits[four].Reason != fettlev1.Reason_REASON_RESOURCES {
 		t.Errorf("first in line waits for %v, want resources", p.Waits[four].Reason)
 	}
-	if r := WaitOf(w.store.Snapshot().Job(one), p.Waits, 10_000).Reason; r != fettlev1.Reason_REASON_PRIORITY {
+	if r := WaitOf(w.store.Snapshot().Job(one), func(id uint64) (Wait, bool) { found, ok := p.Waits[id]; return found, ok }, 10_000).Reason; r != fettlev1.Reason_REASON_PRIORITY {
 		t.Errorf("second in line waits for %v, want priority", r)
 	}
 }

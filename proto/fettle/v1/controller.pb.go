@@ -3310,6 +3310,275 @@ func (x *PluginStatus) GetRestarts() uint64 {
 	return 0
 }
 
+type GetLeaderViewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLeaderViewRequest) Reset() {
+	*x = GetLeaderViewRequest{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLeaderViewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLeaderViewRequest) ProtoMessage() {}
+
+func (x *GetLeaderViewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLeaderViewRequest.ProtoReflect.Descriptor instead.
+func (*GetLeaderViewRequest) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{48}
+}
+
+// GetLeaderViewResponse is what the leader knows beside the log: why jobs wait, how far they are, how nodes are.
+type GetLeaderViewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Waits         []*JobWait             `protobuf:"bytes,1,rep,name=waits,proto3" json:"waits,omitempty"`
+	Progress      []*JobProgress         `protobuf:"bytes,2,rep,name=progress,proto3" json:"progress,omitempty"`
+	Nodes         []*NodeContact         `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLeaderViewResponse) Reset() {
+	*x = GetLeaderViewResponse{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLeaderViewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLeaderViewResponse) ProtoMessage() {}
+
+func (x *GetLeaderViewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLeaderViewResponse.ProtoReflect.Descriptor instead.
+func (*GetLeaderViewResponse) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *GetLeaderViewResponse) GetWaits() []*JobWait {
+	if x != nil {
+		return x.Waits
+	}
+	return nil
+}
+
+func (x *GetLeaderViewResponse) GetProgress() []*JobProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *GetLeaderViewResponse) GetNodes() []*NodeContact {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type JobWait struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JobId         uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Reason        Reason                 `protobuf:"varint,2,opt,name=reason,proto3,enum=fettle.v1.Reason" json:"reason,omitempty"`
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobWait) Reset() {
+	*x = JobWait{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobWait) ProtoMessage() {}
+
+func (x *JobWait) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobWait.ProtoReflect.Descriptor instead.
+func (*JobWait) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *JobWait) GetJobId() uint64 {
+	if x != nil {
+		return x.JobId
+	}
+	return 0
+}
+
+func (x *JobWait) GetReason() Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Reason_REASON_UNSPECIFIED
+}
+
+func (x *JobWait) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+type JobProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JobId         uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Progress      *Progress              `protobuf:"bytes,2,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobProgress) Reset() {
+	*x = JobProgress{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobProgress) ProtoMessage() {}
+
+func (x *JobProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobProgress.ProtoReflect.Descriptor instead.
+func (*JobProgress) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *JobProgress) GetJobId() uint64 {
+	if x != nil {
+		return x.JobId
+	}
+	return 0
+}
+
+func (x *JobProgress) GetProgress() *Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+type NodeContact struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	LastContactMs int64                  `protobuf:"varint,2,opt,name=last_contact_ms,json=lastContactMs,proto3" json:"last_contact_ms,omitempty"`
+	Readings      []*GPUReading          `protobuf:"bytes,3,rep,name=readings,proto3" json:"readings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeContact) Reset() {
+	*x = NodeContact{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeContact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeContact) ProtoMessage() {}
+
+func (x *NodeContact) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeContact.ProtoReflect.Descriptor instead.
+func (*NodeContact) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *NodeContact) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeContact) GetLastContactMs() int64 {
+	if x != nil {
+		return x.LastContactMs
+	}
+	return 0
+}
+
+func (x *NodeContact) GetReadings() []*GPUReading {
+	if x != nil {
+		return x.Readings
+	}
+	return nil
+}
+
 var File_fettle_v1_controller_proto protoreflect.FileDescriptor
 
 const file_fettle_v1_controller_proto_rawDesc = "" +
@@ -3584,7 +3853,23 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	" \x01(\x04R\bfailures\x12\x15\n" +
 	"\x06p50_us\x18\v \x01(\x03R\x05p50Us\x12\x15\n" +
 	"\x06p99_us\x18\f \x01(\x03R\x05p99Us\x12\x1a\n" +
-	"\brestarts\x18\r \x01(\x04R\brestarts*q\n" +
+	"\brestarts\x18\r \x01(\x04R\brestarts\"\x16\n" +
+	"\x14GetLeaderViewRequest\"\xa3\x01\n" +
+	"\x15GetLeaderViewResponse\x12(\n" +
+	"\x05waits\x18\x01 \x03(\v2\x12.fettle.v1.JobWaitR\x05waits\x122\n" +
+	"\bprogress\x18\x02 \x03(\v2\x16.fettle.v1.JobProgressR\bprogress\x12,\n" +
+	"\x05nodes\x18\x03 \x03(\v2\x16.fettle.v1.NodeContactR\x05nodes\"c\n" +
+	"\aJobWait\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12)\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x11.fettle.v1.ReasonR\x06reason\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"U\n" +
+	"\vJobProgress\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12/\n" +
+	"\bprogress\x18\x02 \x01(\v2\x13.fettle.v1.ProgressR\bprogress\"|\n" +
+	"\vNodeContact\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12&\n" +
+	"\x0flast_contact_ms\x18\x02 \x01(\x03R\rlastContactMs\x121\n" +
+	"\breadings\x18\x03 \x03(\v2\x15.fettle.v1.GPUReadingR\breadings*q\n" +
 	"\tReadLevel\x12\x1a\n" +
 	"\x16READ_LEVEL_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10READ_LEVEL_STALE\x10\x01\x12\x15\n" +
@@ -3596,7 +3881,7 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x11NODE_ACTION_DRAIN\x10\x01\x12\x16\n" +
 	"\x12NODE_ACTION_RESUME\x10\x02\x12\x1c\n" +
 	"\x18NODE_ACTION_DECLARE_DEAD\x10\x03\x12\x16\n" +
-	"\x12NODE_ACTION_REMOVE\x10\x042\x9d\v\n" +
+	"\x12NODE_ACTION_REMOVE\x10\x042\xf1\v\n" +
 	"\x11ControllerService\x12I\n" +
 	"\n" +
 	"SubmitJobs\x12\x1c.fettle.v1.SubmitJobsRequest\x1a\x1d.fettle.v1.SubmitJobsResponse\x12H\n" +
@@ -3620,7 +3905,8 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x12TransferLeadership\x12$.fettle.v1.TransferLeadershipRequest\x1a%.fettle.v1.TransferLeadershipResponse\x12F\n" +
 	"\tGetPolicy\x12\x1b.fettle.v1.GetPolicyRequest\x1a\x1c.fettle.v1.GetPolicyResponse\x12F\n" +
 	"\tSetPolicy\x12\x1b.fettle.v1.SetPolicyRequest\x1a\x1c.fettle.v1.SetPolicyResponse\x12L\n" +
-	"\vListPlugins\x12\x1d.fettle.v1.ListPluginsRequest\x1a\x1e.fettle.v1.ListPluginsResponseB7Z5github.com/fettle-hpc/fettle/proto/fettle/v1;fettlev1b\x06proto3"
+	"\vListPlugins\x12\x1d.fettle.v1.ListPluginsRequest\x1a\x1e.fettle.v1.ListPluginsResponse\x12R\n" +
+	"\rGetLeaderView\x12\x1f.fettle.v1.GetLeaderViewRequest\x1a .fettle.v1.GetLeaderViewResponseB7Z5github.com/fettle-hpc/fettle/proto/fettle/v1;fettlev1b\x06proto3"
 
 var (
 	file_fettle_v1_controller_proto_rawDescOnce sync.Once
@@ -3635,7 +3921,7 @@ func file_fettle_v1_controller_proto_rawDescGZIP() []byte {
 }
 
 var file_fettle_v1_controller_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_fettle_v1_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_fettle_v1_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_fettle_v1_controller_proto_goTypes = []any{
 	(ReadLevel)(0),                     // 0: fettle.v1.ReadLevel
 	(NodeAction)(0),                    // 1: fettle.v1.NodeAction
@@ -3687,52 +3973,59 @@ var file_fettle_v1_controller_proto_goTypes = []any{
 	(*ListPluginsRequest)(nil),         // 47: fettle.v1.ListPluginsRequest
 	(*ListPluginsResponse)(nil),        // 48: fettle.v1.ListPluginsResponse
 	(*PluginStatus)(nil),               // 49: fettle.v1.PluginStatus
-	(*JobSpec)(nil),                    // 50: fettle.v1.JobSpec
-	(JobState)(0),                      // 51: fettle.v1.JobState
-	(*Job)(nil),                        // 52: fettle.v1.Job
-	(Reason)(0),                        // 53: fettle.v1.Reason
-	(*Node)(nil),                       // 54: fettle.v1.Node
-	(*KeyValue)(nil),                   // 55: fettle.v1.KeyValue
+	(*GetLeaderViewRequest)(nil),       // 50: fettle.v1.GetLeaderViewRequest
+	(*GetLeaderViewResponse)(nil),      // 51: fettle.v1.GetLeaderViewResponse
+	(*JobWait)(nil),                    // 52: fettle.v1.JobWait
+	(*JobProgress)(nil),                // 53: fettle.v1.JobProgress
+	(*NodeContact)(nil),                // 54: fettle.v1.NodeContact
+	(*JobSpec)(nil),                    // 55: fettle.v1.JobSpec
+	(JobState)(0),                      // 56: fettle.v1.JobState
+	(*Job)(nil),                        // 57: fettle.v1.Job
+	(Reason)(0),                        // 58: fettle.v1.Reason
+	(*Node)(nil),                       // 59: fettle.v1.Node
+	(*KeyValue)(nil),                   // 60: fettle.v1.KeyValue
+	(*Progress)(nil),                   // 61: fettle.v1.Progress
+	(*GPUReading)(nil),                 // 62: fettle.v1.GPUReading
 }
 var file_fettle_v1_controller_proto_depIdxs = []int32{
 	0,  // 0: fettle.v1.ReadOptions.level:type_name -> fettle.v1.ReadLevel
 	0,  // 1: fettle.v1.Header.level:type_name -> fettle.v1.ReadLevel
-	50, // 2: fettle.v1.JobSubmission.spec:type_name -> fettle.v1.JobSpec
+	55, // 2: fettle.v1.JobSubmission.spec:type_name -> fettle.v1.JobSpec
 	5,  // 3: fettle.v1.SubmitJobsRequest.jobs:type_name -> fettle.v1.JobSubmission
 	3,  // 4: fettle.v1.SubmitJobsResponse.header:type_name -> fettle.v1.Header
 	8,  // 5: fettle.v1.SubmitJobsResponse.results:type_name -> fettle.v1.SubmitResult
 	4,  // 6: fettle.v1.SubmitResult.error:type_name -> fettle.v1.ErrorDetail
-	50, // 7: fettle.v1.SubmitResult.spec:type_name -> fettle.v1.JobSpec
+	55, // 7: fettle.v1.SubmitResult.spec:type_name -> fettle.v1.JobSpec
 	9,  // 8: fettle.v1.SubmitResult.estimate:type_name -> fettle.v1.MemoryEstimate
 	10, // 9: fettle.v1.MemoryEstimate.terms:type_name -> fettle.v1.EstimateTerm
-	51, // 10: fettle.v1.JobSelector.states:type_name -> fettle.v1.JobState
+	56, // 10: fettle.v1.JobSelector.states:type_name -> fettle.v1.JobState
 	11, // 11: fettle.v1.CancelJobsRequest.select:type_name -> fettle.v1.JobSelector
 	11, // 12: fettle.v1.JobActionRequest.select:type_name -> fettle.v1.JobSelector
 	3,  // 13: fettle.v1.JobActionResponse.header:type_name -> fettle.v1.Header
 	15, // 14: fettle.v1.JobActionResponse.results:type_name -> fettle.v1.JobActionResult
 	4,  // 15: fettle.v1.JobActionResult.error:type_name -> fettle.v1.ErrorDetail
 	3,  // 16: fettle.v1.UpdateJobResponse.header:type_name -> fettle.v1.Header
-	52, // 17: fettle.v1.UpdateJobResponse.job:type_name -> fettle.v1.Job
+	57, // 17: fettle.v1.UpdateJobResponse.job:type_name -> fettle.v1.Job
 	2,  // 18: fettle.v1.GetJobRequest.read:type_name -> fettle.v1.ReadOptions
 	3,  // 19: fettle.v1.GetJobResponse.header:type_name -> fettle.v1.Header
-	52, // 20: fettle.v1.GetJobResponse.job:type_name -> fettle.v1.Job
+	57, // 20: fettle.v1.GetJobResponse.job:type_name -> fettle.v1.Job
 	2,  // 21: fettle.v1.ListJobsRequest.read:type_name -> fettle.v1.ReadOptions
 	11, // 22: fettle.v1.ListJobsRequest.select:type_name -> fettle.v1.JobSelector
 	3,  // 23: fettle.v1.ListJobsResponse.header:type_name -> fettle.v1.Header
-	52, // 24: fettle.v1.ListJobsResponse.jobs:type_name -> fettle.v1.Job
+	57, // 24: fettle.v1.ListJobsResponse.jobs:type_name -> fettle.v1.Job
 	11, // 25: fettle.v1.WatchEventsRequest.select:type_name -> fettle.v1.JobSelector
-	51, // 26: fettle.v1.Event.old_state:type_name -> fettle.v1.JobState
-	51, // 27: fettle.v1.Event.state:type_name -> fettle.v1.JobState
-	53, // 28: fettle.v1.Event.reason:type_name -> fettle.v1.Reason
+	56, // 26: fettle.v1.Event.old_state:type_name -> fettle.v1.JobState
+	56, // 27: fettle.v1.Event.state:type_name -> fettle.v1.JobState
+	58, // 28: fettle.v1.Event.reason:type_name -> fettle.v1.Reason
 	23, // 29: fettle.v1.WatchEventsResponse.events:type_name -> fettle.v1.Event
 	3,  // 30: fettle.v1.WatchEventsResponse.header:type_name -> fettle.v1.Header
-	52, // 31: fettle.v1.ReadLogResponse.job:type_name -> fettle.v1.Job
+	57, // 31: fettle.v1.ReadLogResponse.job:type_name -> fettle.v1.Job
 	2,  // 32: fettle.v1.ListNodesRequest.read:type_name -> fettle.v1.ReadOptions
 	3,  // 33: fettle.v1.ListNodesResponse.header:type_name -> fettle.v1.Header
-	54, // 34: fettle.v1.ListNodesResponse.nodes:type_name -> fettle.v1.Node
+	59, // 34: fettle.v1.ListNodesResponse.nodes:type_name -> fettle.v1.Node
 	1,  // 35: fettle.v1.UpdateNodeRequest.action:type_name -> fettle.v1.NodeAction
 	3,  // 36: fettle.v1.UpdateNodeResponse.header:type_name -> fettle.v1.Header
-	54, // 37: fettle.v1.UpdateNodeResponse.node:type_name -> fettle.v1.Node
+	59, // 37: fettle.v1.UpdateNodeResponse.node:type_name -> fettle.v1.Node
 	2,  // 38: fettle.v1.GetClusterRequest.read:type_name -> fettle.v1.ReadOptions
 	3,  // 39: fettle.v1.GetClusterResponse.header:type_name -> fettle.v1.Header
 	32, // 40: fettle.v1.GetClusterResponse.servers:type_name -> fettle.v1.ServerInfo
@@ -3747,52 +4040,60 @@ var file_fettle_v1_controller_proto_depIdxs = []int32{
 	3,  // 49: fettle.v1.SetPolicyResponse.header:type_name -> fettle.v1.Header
 	45, // 50: fettle.v1.SetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
 	46, // 51: fettle.v1.ClusterPolicy.partitions:type_name -> fettle.v1.Partition
-	55, // 52: fettle.v1.ClusterPolicy.scheduling:type_name -> fettle.v1.KeyValue
+	60, // 52: fettle.v1.ClusterPolicy.scheduling:type_name -> fettle.v1.KeyValue
 	3,  // 53: fettle.v1.ListPluginsResponse.header:type_name -> fettle.v1.Header
 	49, // 54: fettle.v1.ListPluginsResponse.plugins:type_name -> fettle.v1.PluginStatus
-	6,  // 55: fettle.v1.ControllerService.SubmitJobs:input_type -> fettle.v1.SubmitJobsRequest
-	12, // 56: fettle.v1.ControllerService.CancelJobs:input_type -> fettle.v1.CancelJobsRequest
-	13, // 57: fettle.v1.ControllerService.HoldJobs:input_type -> fettle.v1.JobActionRequest
-	13, // 58: fettle.v1.ControllerService.ReleaseJobs:input_type -> fettle.v1.JobActionRequest
-	13, // 59: fettle.v1.ControllerService.RequeueJobs:input_type -> fettle.v1.JobActionRequest
-	16, // 60: fettle.v1.ControllerService.UpdateJob:input_type -> fettle.v1.UpdateJobRequest
-	18, // 61: fettle.v1.ControllerService.GetJob:input_type -> fettle.v1.GetJobRequest
-	20, // 62: fettle.v1.ControllerService.ListJobs:input_type -> fettle.v1.ListJobsRequest
-	22, // 63: fettle.v1.ControllerService.WatchEvents:input_type -> fettle.v1.WatchEventsRequest
-	25, // 64: fettle.v1.ControllerService.ReadLog:input_type -> fettle.v1.ReadLogRequest
-	27, // 65: fettle.v1.ControllerService.ListNodes:input_type -> fettle.v1.ListNodesRequest
-	29, // 66: fettle.v1.ControllerService.UpdateNode:input_type -> fettle.v1.UpdateNodeRequest
-	31, // 67: fettle.v1.ControllerService.GetCluster:input_type -> fettle.v1.GetClusterRequest
-	35, // 68: fettle.v1.ControllerService.AddServer:input_type -> fettle.v1.AddServerRequest
-	37, // 69: fettle.v1.ControllerService.RemoveServer:input_type -> fettle.v1.RemoveServerRequest
-	39, // 70: fettle.v1.ControllerService.TransferLeadership:input_type -> fettle.v1.TransferLeadershipRequest
-	41, // 71: fettle.v1.ControllerService.GetPolicy:input_type -> fettle.v1.GetPolicyRequest
-	43, // 72: fettle.v1.ControllerService.SetPolicy:input_type -> fettle.v1.SetPolicyRequest
-	47, // 73: fettle.v1.ControllerService.ListPlugins:input_type -> fettle.v1.ListPluginsRequest
-	7,  // 74: fettle.v1.ControllerService.SubmitJobs:output_type -> fettle.v1.SubmitJobsResponse
-	14, // 75: fettle.v1.ControllerService.CancelJobs:output_type -> fettle.v1.JobActionResponse
-	14, // 76: fettle.v1.ControllerService.HoldJobs:output_type -> fettle.v1.JobActionResponse
-	14, // 77: fettle.v1.ControllerService.ReleaseJobs:output_type -> fettle.v1.JobActionResponse
-	14, // 78: fettle.v1.ControllerService.RequeueJobs:output_type -> fettle.v1.JobActionResponse
-	17, // 79: fettle.v1.ControllerService.UpdateJob:output_type -> fettle.v1.UpdateJobResponse
-	19, // 80: fettle.v1.ControllerService.GetJob:output_type -> fettle.v1.GetJobResponse
-	21, // 81: fettle.v1.ControllerService.ListJobs:output_type -> fettle.v1.ListJobsResponse
-	24, // 82: fettle.v1.ControllerService.WatchEvents:output_type -> fettle.v1.WatchEventsResponse
-	26, // 83: fettle.v1.ControllerService.ReadLog:output_type -> fettle.v1.ReadLogResponse
-	28, // 84: fettle.v1.ControllerService.ListNodes:output_type -> fettle.v1.ListNodesResponse
-	30, // 85: fettle.v1.ControllerService.UpdateNode:output_type -> fettle.v1.UpdateNodeResponse
-	33, // 86: fettle.v1.ControllerService.GetCluster:output_type -> fettle.v1.GetClusterResponse
-	36, // 87: fettle.v1.ControllerService.AddServer:output_type -> fettle.v1.AddServerResponse
-	38, // 88: fettle.v1.ControllerService.RemoveServer:output_type -> fettle.v1.RemoveServerResponse
-	40, // 89: fettle.v1.ControllerService.TransferLeadership:output_type -> fettle.v1.TransferLeadershipResponse
-	42, // 90: fettle.v1.ControllerService.GetPolicy:output_type -> fettle.v1.GetPolicyResponse
-	44, // 91: fettle.v1.ControllerService.SetPolicy:output_type -> fettle.v1.SetPolicyResponse
-	48, // 92: fettle.v1.ControllerService.ListPlugins:output_type -> fettle.v1.ListPluginsResponse
-	74, // [74:93] is the sub-list for method output_type
-	55, // [55:74] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	52, // 55: fettle.v1.GetLeaderViewResponse.waits:type_name -> fettle.v1.JobWait
+	53, // 56: fettle.v1.GetLeaderViewResponse.progress:type_name -> fettle.v1.JobProgress
+	54, // 57: fettle.v1.GetLeaderViewResponse.nodes:type_name -> fettle.v1.NodeContact
+	58, // 58: fettle.v1.JobWait.reason:type_name -> fettle.v1.Reason
+	61, // 59: fettle.v1.JobProgress.progress:type_name -> fettle.v1.Progress
+	62, // 60: fettle.v1.NodeContact.readings:type_name -> fettle.v1.GPUReading
+	6,  // 61: fettle.v1.ControllerService.SubmitJobs:input_type -> fettle.v1.SubmitJobsRequest
+	12, // 62: fettle.v1.ControllerService.CancelJobs:input_type -> fettle.v1.CancelJobsRequest
+	13, // 63: fettle.v1.ControllerService.HoldJobs:input_type -> fettle.v1.JobActionRequest
+	13, // 64: fettle.v1.ControllerService.ReleaseJobs:input_type -> fettle.v1.JobActionRequest
+	13, // 65: fettle.v1.ControllerService.RequeueJobs:input_type -> fettle.v1.JobActionRequest
+	16, // 66: fettle.v1.ControllerService.UpdateJob:input_type -> fettle.v1.UpdateJobRequest
+	18, // 67: fettle.v1.ControllerService.GetJob:input_type -> fettle.v1.GetJobRequest
+	20, // 68: fettle.v1.ControllerService.ListJobs:input_type -> fettle.v1.ListJobsRequest
+	22, // 69: fettle.v1.ControllerService.WatchEvents:input_type -> fettle.v1.WatchEventsRequest
+	25, // 70: fettle.v1.ControllerService.ReadLog:input_type -> fettle.v1.ReadLogRequest
+	27, // 71: fettle.v1.ControllerService.ListNodes:input_type -> fettle.v1.ListNodesRequest
+	29, // 72: fettle.v1.ControllerService.UpdateNode:input_type -> fettle.v1.UpdateNodeRequest
+	31, // 73: fettle.v1.ControllerService.GetCluster:input_type -> fettle.v1.GetClusterRequest
+	35, // 74: fettle.v1.ControllerService.AddServer:input_type -> fettle.v1.AddServerRequest
+	37, // 75: fettle.v1.ControllerService.RemoveServer:input_type -> fettle.v1.RemoveServerRequest
+	39, // 76: fettle.v1.ControllerService.TransferLeadership:input_type -> fettle.v1.TransferLeadershipRequest
+	41, // 77: fettle.v1.ControllerService.GetPolicy:input_type -> fettle.v1.GetPolicyRequest
+	43, // 78: fettle.v1.ControllerService.SetPolicy:input_type -> fettle.v1.SetPolicyRequest
+	47, // 79: fettle.v1.ControllerService.ListPlugins:input_type -> fettle.v1.ListPluginsRequest
+	50, // 80: fettle.v1.ControllerService.GetLeaderView:input_type -> fettle.v1.GetLeaderViewRequest
+	7,  // 81: fettle.v1.ControllerService.SubmitJobs:output_type -> fettle.v1.SubmitJobsResponse
+	14, // 82: fettle.v1.ControllerService.CancelJobs:output_type -> fettle.v1.JobActionResponse
+	14, // 83: fettle.v1.ControllerService.HoldJobs:output_type -> fettle.v1.JobActionResponse
+	14, // 84: fettle.v1.ControllerService.ReleaseJobs:output_type -> fettle.v1.JobActionResponse
+	14, // 85: fettle.v1.ControllerService.RequeueJobs:output_type -> fettle.v1.JobActionResponse
+	17, // 86: fettle.v1.ControllerService.UpdateJob:output_type -> fettle.v1.UpdateJobResponse
+	19, // 87: fettle.v1.ControllerService.GetJob:output_type -> fettle.v1.GetJobResponse
+	21, // 88: fettle.v1.ControllerService.ListJobs:output_type -> fettle.v1.ListJobsResponse
+	24, // 89: fettle.v1.ControllerService.WatchEvents:output_type -> fettle.v1.WatchEventsResponse
+	26, // 90: fettle.v1.ControllerService.ReadLog:output_type -> fettle.v1.ReadLogResponse
+	28, // 91: fettle.v1.ControllerService.ListNodes:output_type -> fettle.v1.ListNodesResponse
+	30, // 92: fettle.v1.ControllerService.UpdateNode:output_type -> fettle.v1.UpdateNodeResponse
+	33, // 93: fettle.v1.ControllerService.GetCluster:output_type -> fettle.v1.GetClusterResponse
+	36, // 94: fettle.v1.ControllerService.AddServer:output_type -> fettle.v1.AddServerResponse
+	38, // 95: fettle.v1.ControllerService.RemoveServer:output_type -> fettle.v1.RemoveServerResponse
+	40, // 96: fettle.v1.ControllerService.TransferLeadership:output_type -> fettle.v1.TransferLeadershipResponse
+	42, // 97: fettle.v1.ControllerService.GetPolicy:output_type -> fettle.v1.GetPolicyResponse
+	44, // 98: fettle.v1.ControllerService.SetPolicy:output_type -> fettle.v1.SetPolicyResponse
+	48, // 99: fettle.v1.ControllerService.ListPlugins:output_type -> fettle.v1.ListPluginsResponse
+	51, // 100: fettle.v1.ControllerService.GetLeaderView:output_type -> fettle.v1.GetLeaderViewResponse
+	81, // [81:101] is the sub-list for method output_type
+	61, // [61:81] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_fettle_v1_controller_proto_init() }
@@ -3809,7 +4110,7 @@ func file_fettle_v1_controller_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fettle_v1_controller_proto_rawDesc), len(file_fettle_v1_controller_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   48,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -40,6 +40,7 @@ const (
 	ControllerService_GetPolicy_FullMethodName          = "/fettle.v1.ControllerService/GetPolicy"
 	ControllerService_SetPolicy_FullMethodName          = "/fettle.v1.ControllerService/SetPolicy"
 	ControllerService_ListPlugins_FullMethodName        = "/fettle.v1.ControllerService/ListPlugins"
+	ControllerService_GetLeaderView_FullMethodName      = "/fettle.v1.ControllerService/GetLeaderView"
 )
 
 // ControllerServiceClient is the client API for ControllerService service.
@@ -69,6 +70,8 @@ type ControllerServiceClient interface {
 	GetPolicy(ctx context.Context, in *GetPolicyRequest, opts ...grpc.CallOption) (*GetPolicyResponse, error)
 	SetPolicy(ctx context.Context, in *SetPolicyRequest, opts ...grpc.CallOption) (*SetPolicyResponse, error)
 	ListPlugins(ctx context.Context, in *ListPluginsRequest, opts ...grpc.CallOption) (*ListPluginsResponse, error)
+	// GetLeaderView is asked by followers, so that their answers can show what only the leader's memory knows.
+	GetLeaderView(ctx context.Context, in *GetLeaderViewRequest, opts ...grpc.CallOption) (*GetLeaderViewResponse, error)
 }
 
 type controllerServiceClient struct {
@@ -296,6 +299,16 @@ func (c *controllerServiceClient) ListPlugins(ctx context.Context, in *ListPlugi
 	return out, nil
 }
 
+func (c *controllerServiceClient) GetLeaderView(ctx context.Context, in *GetLeaderViewRequest, opts ...grpc.CallOption) (*GetLeaderViewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetLeaderViewResponse)
+	err := c.cc.Invoke(ctx, ControllerService_GetLeaderView_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ControllerServiceServer is the server API for ControllerService service.
 // All implementations must embed UnimplementedControllerServiceServer
 // for forward compatibility.
@@ -323,6 +336,8 @@ type ControllerServiceServer interface {
 	GetPolicy(context.Context, *GetPolicyRequest) (*GetPolicyResponse, error)
 	SetPolicy(context.Context, *SetPolicyRequest) (*SetPolicyResponse, error)
 	ListPlugins(context.Context, *ListPluginsRequest) (*ListPluginsResponse, error)
+	// GetLeaderView is asked by followers, so that their answers can show what only the leader's memory knows.
+	GetLeaderView(context.Context, *GetLeaderViewRequest) (*GetLeaderViewResponse, error)
 	mustEmbedUnimplementedControllerServiceServer()
 }
 
@@ -389,6 +404,9 @@ func (UnimplementedControllerServiceServer) SetPolicy(context.Context, *SetPolic
 }
 func (UnimplementedControllerServiceServer) ListPlugins(context.Context, *ListPluginsRequest) (*ListPluginsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListPlugins not implemented")
+}
+func (UnimplementedControllerServiceServer) GetLeaderView(context.Context, *GetLeaderViewRequest) (*GetLeaderViewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetLeaderView not implemented")
 }
 func (UnimplementedControllerServiceServer) mustEmbedUnimplementedControllerServiceServer() {}
 func (UnimplementedControllerServiceServer) testEmbeddedByValue()                           {}
@@ -732,6 +750,24 @@ func _ControllerService_ListPlugins_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControllerService_GetLeaderView_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetLeaderViewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControllerServiceServer).GetLeaderView(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControllerService_GetLeaderView_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControllerServiceServer).GetLeaderView(ctx, req.(*GetLeaderViewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ControllerService_ServiceDesc is the grpc.ServiceDesc for ControllerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -802,6 +838,10 @@ var ControllerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListPlugins",
 			Handler:    _ControllerService_ListPlugins_Handler,
+		},
+		{
+			MethodName: "GetLeaderView",
+			Handler:    _ControllerService_GetLeaderView_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

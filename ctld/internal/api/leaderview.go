@@ -1,0 +1,148 @@
+package api
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+
+	"github.com/fettle-hpc/fettle/ctld/internal/sched"
+	"github.com/fettle-hpc/fettle/ctld/internal/state"
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/model"
+)
+
+// leaderView is what only a leader's memory knows, for one answer.
+type leaderView struct {
+	waits    func(job uint64) (sched.Wait, bool)
+	progress func(job uint64) *fettlev1.Progress
+	contact  func(node string) int64
+	readings func(node string) []*fettlev1.GPUReading
+}
+
+const (
+	// viewFor is how long a follower shows the leader's view before it asks again, viewTimeout how long it waits for it.
+	viewFor     = 500 * time.Millisecond
+	viewTimeout = 300 * time.Millisecond
+	// viewJobs bounds how many jobs' reasons travel: those at the head of the queue, which were looked at.
+	viewJobs = 20_000
+)
+
+// viewCache keeps the newest view that a follower was given.
+type viewCache struct {
+	mu   sync.Mutex
+	at   time.Time
+	view *leaderView
+}
+
+// leaderView returns the leader's view: this controller's own when it leads, a recent copy otherwise. Without a leader in
+// reach it knows nothing, and answers say only what the log does.
+func (s *Server) leaderView(ctx context.Context) *leaderView {
+	leader := s.cfg.Raft.LeaderInfo()
+	if leader.Self {
+		return s.ownView()
+	}
+	s.views.mu.Lock()
+	defer s.views.mu.Unlock()
+	if s.views.view != nil && time.Since(s.views.at) < viewFor {
+		return s.views.view
+	}
+	s.views.at, s.views.view = time.Now(), emptyView()
+	addr := s.leaderAddr(s.cfg.Store.Snapshot(), leader)
+	if addr == "" {
+		return s.views.view
+	}
+	client, err := s.cfg.Dial(addr)
+	if err != nil {
+		return s.views.view
+	}
+	// The controller itself asks, so it says so: any admin of this host would be answered the same.
+	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(context.WithoutCancel(ctx), nil), viewTimeout)
+	defer cancel()
+	if resp, err := client.GetLeaderView(ctx, &fettlev1.GetLeaderViewRequest{}); err == nil {
+		s.views.view = copiedView(resp)
+	}
+	return s.views.view
+}
+
+func (s *Server) ownView() *leaderView {
+	waits, contact := s.cfg.Scheduler.Waits(), s.cfg.Nodes.LastContactMS()
+	return &leaderView{
+		waits:    func(job uint64) (sched.Wait, bool) { w, ok := waits[job]; return w, ok },
+		progress: s.cfg.Nodes.Progress, readings: s.cfg.Nodes.Readings,
+		contact: func(node string) int64 { return contact[node] },
+	}
+}
+
+// emptyView gives no reasons at all, not even the usual one.
+func emptyView() *leaderView {
+	v := copiedView(nil)
+	v.waits = func(uint64) (sched.Wait, bool) { return sched.Wait{}, true }
+	return v
+}
+
+func copiedView(r *fettlev1.GetLeaderViewResponse) *leaderView {
+	waits, progress, nodes := map[uint64]sched.Wait{}, map[uint64]*fettlev1.Progress{}, map[string]*fettlev1.NodeContact{}
+	for _, w := range r.GetWaits() {
+		waits[w.GetJobId()] = sched.Wait{Reason: w.GetReason(), Detail: w.GetDetail()}
+	}
+	for _, p := range r.GetProgress() {
+		progress[p.GetJobId()] = p.GetProgress()
+	}
+	for _, n := range r.GetNodes() {
+		nodes[n.GetNode()] = n
+	}
+	return &leaderView{
+		waits:    func(job uint64) (sched.Wait, bool) { w, ok := waits[job]; return w, ok },
+		progress: func(job uint64) *fettlev1.Progress { return progress[job] },
+		contact:  func(node string) int64 { return nodes[node].GetLastContactMs() },
+		readings: func(node string) []*fettlev1.GPUReading { return nodes[node].GetReadings() },
+	}
+}
+
+// GetLeaderView implements fettle.v1.ControllerService.
+func (s *Server) GetLeaderView(ctx context.Context, _ *fettlev1.GetLeaderViewRequest) (*fettlev1.GetLeaderViewResponse, error) {
+	actor, _, err := s.cfg.Auth.Caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := needAdmin(actor); err != nil {
+		return nil, err
+	}
+	if !s.cfg.Raft.LeaderInfo().Self {
+		return nil, s.NotLeader()
+	}
+	own, snap := s.ownView(), s.cfg.Store.Snapshot()
+	resp := &fettlev1.GetLeaderViewResponse{}
+	for id, w := range s.cfg.Scheduler.Waits() {
+		if len(resp.Waits) == viewJobs {
+			break
+		}
+		resp.Waits = append(resp.Waits, &fettlev1.JobWait{JobId: id, Reason: w.Reason, Detail: w.Detail})
+	}
+	for j := range snap.Active {
+		if p := own.progress(j.ID); p != nil {
+			resp.Progress = append(resp.Progress, &fettlev1.JobProgress{JobId: j.ID, Progress: p})
+		}
+	}
+	for n := range snap.Nodes {
+		resp.Nodes = append(resp.Nodes, &fettlev1.NodeContact{Node: n.Name, LastContactMs: own.contact(n.Name), Readings: own.readings(n.Name)})
+	}
+	return resp, nil
+}
+
+// show adds to a job's row what the view knows: why it waits and how far it is.
+func (v *leaderView) show(p *fettlev1.Job, j *state.Job, nowMS int64) {
+	if j.State == fettlev1.JobState_JOB_STATE_PENDING {
+		w := sched.WaitOf(j, v.waits, nowMS)
+		p.Reason = w.Reason
+		if w.Detail != "" {
+			p.Detail = w.Detail
+		}
+		return
+	}
+	if pr := v.progress(j.ID); pr != nil && (model.HoldsResources(j.State) || pr.GetAttempt() == j.Attempt) {
+		p.Progress = pr
+	}
+}
