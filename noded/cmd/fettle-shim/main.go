@@ -1,8 +1,3 @@
-// A shim has one busy goroutine: it need not read the cgroup files that say how many processors it may use.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
-
 // Command fettle-shim owns one attempt of a job on a node. The node daemon starts it; people have no use for it.
 package main
 
@@ -15,7 +10,8 @@ import (
 )
 
 func init() {
-	// Keeps main on the process's first thread, so that the thread which becomes the job's user can be thrown away.
+	// Keeps main on the process's first thread until the job is started: the thread that becomes the job's user is thrown
+	// away, and the first one cannot be.
 	runtime.LockOSThread()
 }
 

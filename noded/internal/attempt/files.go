@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -81,6 +82,10 @@ func (m *Manager) makeFiles(k nodemachine.Key, pl *plan) (f *os.File, size int, 
 	}
 	b := pl.order.Marshal()
 	_, err = f.Write(b)
+	select {
+	case m.newNames <- struct{}{}:
+	default:
+	}
 	return f, len(b), err
 }
 
@@ -107,6 +112,35 @@ func (m *Manager) newFile(path string) (*os.File, error) {
 		flags |= os.O_CREATE | os.O_EXCL
 	}
 	return openLocked(path, flags)
+}
+
+// dirSyncPause bounds how often the attempts' directory is synced.
+const dirSyncPause = 100 * time.Millisecond
+
+// syncNames makes the names of new attempt files durable, many at a time and not on any job's path: a name that is lost
+// in a power cut is that of an attempt which the power cut has ended.
+func (m *Manager) syncNames() {
+	pause := time.NewTicker(dirSyncPause)
+	defer pause.Stop()
+	for {
+		select {
+		case <-m.newNames:
+		case <-m.ctx.Done():
+			return
+		}
+		d, err := os.Open(filepath.Join(m.cfg.Dir, attemptsDir))
+		if err == nil {
+			err = errors.Join(d.Sync(), d.Close())
+		}
+		if err != nil {
+			m.cfg.Log.Error("cannot sync the attempts' directory", "err", err)
+		}
+		select {
+		case <-pause.C:
+		case <-m.ctx.Done():
+			return
+		}
+	}
 }
 
 // errLocked: a shim holds the lock.

@@ -83,6 +83,7 @@ type Manager struct {
 	spareSeq uint64
 
 	planners chan struct{}
+	newNames chan struct{}
 	shimLog  *os.File
 	devNull  *os.File
 	watch    *watcher
@@ -95,7 +96,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{
 		cfg: cfg, events: make(chan nodemachine.Input, 64), entries: map[nodemachine.Key]*entry{},
-		planners: make(chan struct{}, cfg.Planners), reader: userread.Reader{ShimPath: cfg.ShimPath},
+		planners: make(chan struct{}, cfg.Planners), newNames: make(chan struct{}, 1), reader: userread.Reader{ShimPath: cfg.ShimPath},
 	}
 	m.wake.L = &m.mu
 	if err := m.makeLayout(); err != nil {
@@ -116,6 +117,7 @@ func New(cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m.wg.Go(m.watch.run)
+	m.wg.Go(m.syncNames)
 	for range cfg.Starters {
 		m.wg.Go(m.worker)
 	}

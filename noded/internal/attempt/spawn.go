@@ -10,8 +10,8 @@ import (
 	"github.com/fettle-hpc/fettle/noded/internal/handoff"
 )
 
-// shimEnv is a shim's whole environment: one processor is enough for it, and saying so spares it from asking cgroups.
-var shimEnv = []string{"GOMAXPROCS=1"}
+// shimEnv is a shim's whole environment: one processor is enough for it, and it need not ask cgroups how many there are.
+var shimEnv = []string{"GOMAXPROCS=1", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
 
 // spawn forks the shim, which inherits the locked file, and begins to watch it.
 func (m *Manager) spawn(e *entry, file *os.File) error {

@@ -18,7 +18,7 @@ func (g V2) Pids() ([]int, error) { return groupPids(g.Dir) }
 
 // Kill uses the kernel's own cgroup.kill where there is one (5.14), which no fork escapes.
 func (g V2) Kill() error {
-	err := os.WriteFile(g.Dir+"/cgroup.kill", []byte("1"), 0)
+	err := WriteFile(g.Dir+"/cgroup.kill", "1")
 	if err == nil {
 		return nil
 	}
@@ -30,7 +30,7 @@ func (g V2) Kill() error {
 
 // Empty says whether the group and its children have no process.
 func (g V2) Empty() (bool, error) {
-	b, err := os.ReadFile(g.Dir + "/cgroup.events")
+	b, err := readFile(g.Dir + "/cgroup.events")
 	if errors.Is(err, fs.ErrNotExist) || isGone(err) {
 		return true, nil
 	}
@@ -64,16 +64,16 @@ func (g V1) Kill() error {
 		return nil
 	}
 	state := g.Dir + "/freezer.state"
-	if err := os.WriteFile(state, []byte("FROZEN"), 0); err == nil {
+	if err := WriteFile(state, "FROZEN"); err == nil {
 		// A process in uninterruptible sleep keeps the group FREEZING; those that are frozen can be hit all the same.
 		for deadline := time.Now().Add(freezeWait); time.Now().Before(deadline); time.Sleep(freezePoll) {
-			if b, err := os.ReadFile(state); err != nil || strings.HasPrefix(string(b), "FROZEN") {
+			if b, err := readFile(state); err != nil || strings.HasPrefix(string(b), "FROZEN") {
 				break
 			}
 		}
 	}
 	killErr := killChasing(g)
-	thawErr := os.WriteFile(state, []byte("THAWED"), 0)
+	thawErr := WriteFile(state, "THAWED")
 	if killErr != nil {
 		return killErr
 	}
@@ -90,7 +90,7 @@ func (g V1) Empty() (bool, error) {
 }
 
 func groupPids(dir string) ([]int, error) {
-	b, err := os.ReadFile(dir + "/cgroup.procs")
+	b, err := readFile(dir + "/cgroup.procs")
 	if errors.Is(err, fs.ErrNotExist) || isGone(err) {
 		return nil, nil
 	}
@@ -111,7 +111,7 @@ func OOMKills(file string) (int64, error) {
 	if file == "" {
 		return 0, nil
 	}
-	b, err := os.ReadFile(file)
+	b, err := readFile(file)
 	if err != nil {
 		return 0, err
 	}

@@ -52,7 +52,7 @@ func (g Tagged) Pids() ([]int, error) {
 		if p.pid == self {
 			continue
 		}
-		env, err := os.ReadFile("/proc/" + strconv.Itoa(p.pid) + "/environ")
+		env, err := readFile("/proc/" + strconv.Itoa(p.pid) + "/environ")
 		if err != nil {
 			continue // gone, or not ours to look at
 		}
@@ -98,7 +98,7 @@ func scan() ([]*proc, error) {
 		if err != nil {
 			continue
 		}
-		stat, err := os.ReadFile("/proc/" + name + "/stat")
+		stat, err := readFile("/proc/" + name + "/stat")
 		if err != nil {
 			continue
 		}

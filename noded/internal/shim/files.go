@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path"
 	"strconv"
 	"strings"
 
@@ -47,21 +46,12 @@ func readFrom(f *os.File, off int64) ([]byte, error) {
 	return b[:n], err
 }
 
-// WriteExit appends the exit record and makes it durable, with the file's name. The daemon uses it in place of a shim
-// that is gone.
+// WriteExit appends the exit record and makes it durable. The daemon uses it in place of a shim that is gone.
 func WriteExit(f *os.File, e *handoff.Exit) error {
 	if _, err := f.Write(e.Marshal()); err != nil {
 		return err
 	}
-	if err := unix.Fdatasync(int(f.Fd())); err != nil {
-		return os.NewSyscallError("fdatasync", err)
-	}
-	d, err := os.Open(path.Dir(f.Name()))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return os.NewSyscallError("fsync", unix.Fsync(int(d.Fd())))
+	return os.NewSyscallError("fdatasync", unix.Fdatasync(int(f.Fd())))
 }
 
 // oneLine keeps a message readable in one line of a table or a log.

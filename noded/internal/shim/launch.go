@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fettle-hpc/fettle/noded/internal/handoff"
+	"github.com/fettle-hpc/fettle/noded/internal/killtree"
 )
 
 // userError marks a failure that lies with the job's own settings, not with the node.
@@ -48,7 +49,10 @@ func blame(what string, err error) error {
 // Everything that the process is to inherit (cgroup, mounts, credentials, working directory) is set up on one thread of
 // the shim, which then forks and is thrown away. The shim's other threads keep their own; a second program that would
 // do the same between fork and exec would double the cost of a start.
+//
+// The caller's goroutine is locked to the process's first thread; it is unlocked afterwards.
 func launch(o *handoff.Order) (int, error) {
+	defer runtime.UnlockOSThread()
 	if harmless(o) {
 		return launchOnThread(o)
 	}
@@ -68,7 +72,7 @@ func launch(o *handoff.Order) (int, error) {
 }
 
 // harmless says whether the thread that the shim goes on with may be the one: it gives up no right that the shim needs,
-// and joins no group that the shim will end. The caller's goroutine is locked to its thread.
+// and joins no group that the shim will end.
 func harmless(o *handoff.Order) bool {
 	return len(o.Cgroup.V1Dirs) == 0 && len(o.HideDevices) == 0 && (!o.SwitchUser || o.UID == 0)
 }
@@ -82,7 +86,7 @@ func launchOnThread(o *handoff.Order) (int, error) {
 		return 0, os.NewSyscallError("unshare", err)
 	}
 	for _, g := range o.Cgroup.V1Dirs {
-		if err := os.WriteFile(g+"/tasks", []byte("0"), 0); err != nil {
+		if err := killtree.WriteFile(g+"/tasks", "0"); err != nil {
 			return 0, errors.New("join the attempt's cgroup: " + err.Error())
 		}
 	}
