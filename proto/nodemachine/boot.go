@@ -12,6 +12,9 @@ func (m *Machine) boot(in Boot) {
 	for _, r := range in.Records {
 		m.replay(r)
 	}
+	if _, node := Owner(in.Records); node != m.cfg.Node {
+		m.append(&Record{Kind: RecordIdentity, Cluster: m.cluster, Node: m.cfg.Node}, false)
+	}
 	before := m.bootID
 	if before != in.BootID {
 		m.bootID, m.lease = in.BootID, Lease{}

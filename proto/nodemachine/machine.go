@@ -167,7 +167,7 @@ func (m *Machine) Live() []Key {
 
 // Snapshot returns records that, replayed, give the machine's durable state as of the last record appended.
 func (m *Machine) Snapshot() []*Record {
-	recs := []*Record{{Kind: RecordIdentity, Cluster: m.cluster}, {Kind: RecordBoot, BootID: m.bootID}}
+	recs := []*Record{{Kind: RecordIdentity, Cluster: m.cluster, Node: m.cfg.Node}, {Kind: RecordBoot, BootID: m.bootID}}
 	if m.lastSession != 0 {
 		recs = append(recs, &Record{Kind: RecordSession, Term: m.lastTerm, Session: m.lastSession})
 	}

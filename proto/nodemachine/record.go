@@ -16,7 +16,7 @@ type RecordKind uint8
 
 // Kinds of records.
 const (
-	// RecordIdentity pins the journal to a cluster.
+	// RecordIdentity pins the journal to a node and, once it has had a session, to a cluster.
 	RecordIdentity RecordKind = 1
 	// RecordBoot carries the boot id under which the records after it were made.
 	RecordBoot RecordKind = 2
@@ -39,6 +39,7 @@ type Record struct {
 	Kind    RecordKind
 	Key     Key
 	Cluster string
+	Node    string
 	BootID  string
 	Term    uint64
 	Session uint64
@@ -48,6 +49,16 @@ type Record struct {
 }
 
 const recordFormat = 1
+
+// Owner says which node of which cluster a journal belongs to; empty strings for a new one.
+func Owner(records []*Record) (cluster, node string) {
+	for _, r := range records {
+		if r.Kind == RecordIdentity {
+			cluster, node = r.Cluster, r.Node
+		}
+	}
+	return cluster, node
+}
 
 // ErrRecordFormat is returned for a record of a later format or kind.
 var ErrRecordFormat = errors.New("journal record of an unknown format: it was written by a later version")
@@ -60,6 +71,7 @@ func (r *Record) AppendBinary(b []byte) ([]byte, error) {
 	switch r.Kind {
 	case RecordIdentity:
 		b = appendBytes(b, []byte(r.Cluster))
+		b = appendBytes(b, []byte(r.Node))
 	case RecordBoot:
 		b = appendBytes(b, []byte(r.BootID))
 	case RecordSession:
@@ -94,7 +106,7 @@ func ParseRecord(b []byte) (*Record, error) {
 	d := decoder{b: b[2:]}
 	switch r.Kind {
 	case RecordIdentity:
-		r.Cluster = string(d.bytes())
+		r.Cluster, r.Node = string(d.bytes()), string(d.bytes())
 	case RecordBoot:
 		r.BootID = string(d.bytes())
 	case RecordSession:

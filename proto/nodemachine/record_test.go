@@ -13,7 +13,7 @@ import (
 func sampleRecords() []*Record {
 	k := Key{Job: 12, Attempt: 3, Fence: 1 << 40}
 	return []*Record{
-		{Kind: RecordIdentity, Cluster: "c1"},
+		{Kind: RecordIdentity, Cluster: "c1", Node: "n1"},
 		{Kind: RecordBoot, BootID: "b"},
 		{Kind: RecordSession, Term: 7, Session: 1 << 50},
 		{Kind: RecordIntent, Key: k},
@@ -50,6 +50,18 @@ func TestRecordsComeBackAsTheyWere(t *testing.T) {
 				t.Errorf("kind %d cut to %d of %d bytes was taken", r.Kind, i, len(b))
 			}
 		}
+	}
+}
+
+func TestOwner(t *testing.T) {
+	t.Parallel()
+	m := New(Config{Node: "n1"})
+	m.Step(1, Boot{BootID: "b"})
+	if cluster, node := Owner(m.Snapshot()); cluster != "" || node != "n1" {
+		t.Errorf("%q, %q", cluster, node)
+	}
+	if cluster, node := Owner(nil); cluster != "" || node != "" {
+		t.Errorf("a new journal: %q, %q", cluster, node)
 	}
 }
 

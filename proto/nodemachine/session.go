@@ -67,7 +67,7 @@ func (m *Machine) welcome(w *fettlev1.Welcome) {
 	}
 	if m.cluster == "" {
 		m.cluster = w.GetClusterId()
-		m.append(&Record{Kind: RecordIdentity, Cluster: m.cluster}, false)
+		m.append(&Record{Kind: RecordIdentity, Cluster: m.cluster, Node: m.cfg.Node}, false)
 	}
 	m.session, m.lastSession, m.lastTerm = w.GetSession(), max(m.lastSession, w.GetSession()), max(m.lastTerm, w.GetTerm())
 	m.append(&Record{Kind: RecordSession, Term: m.lastTerm, Session: m.lastSession}, false)
