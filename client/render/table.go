@@ -10,7 +10,8 @@ type Column struct {
 	Title string
 	// Right aligns the cells to the right.
 	Right bool
-	// Shrink is the least width to which the column may be cut when the terminal is too narrow; 0 means never.
+	// Shrink is the width to which the column may be cut before others are left out when the terminal is too narrow; 0
+	// means never.
 	Shrink int
 	// Drop says how soon the column is left out when cutting was not enough: the lowest above 0 goes first, 0 never.
 	Drop int
@@ -206,7 +207,7 @@ func (t *Table) layout(limit int) []int {
 		return widths
 	}
 	for over := total(widths) - limit; over > 0; over = total(widths) - limit {
-		if t.shrink(widths, over) {
+		if t.shrinkTitle(widths, over) || t.shrink(widths, over) {
 			continue
 		}
 		drop := -1
@@ -216,12 +217,26 @@ func (t *Table) layout(limit int) []int {
 			}
 		}
 		if drop < 0 {
+			if t.shrinkHard(widths, over) {
+				continue
+			}
 			break
 		}
 		widths[drop] = -1
 		t.regrow(widths)
 	}
 	return widths
+}
+
+// shrinkTitle cuts a column that is as wide as it is only for its title; it reports whether there was one.
+func (t *Table) shrinkTitle(widths []int, over int) bool {
+	for i, c := range t.cols {
+		if least := max(t.max[i], c.Shrink); c.Shrink > 0 && c.Fixed == 0 && widths[i] > least {
+			widths[i] -= min(over, widths[i]-least)
+			return true
+		}
+	}
+	return false
 }
 
 // shrink cuts the column with the most room above its least width; it reports whether any could be cut.
@@ -236,6 +251,22 @@ func (t *Table) shrink(widths []int, over int) bool {
 		return false
 	}
 	widths[best] -= min(over, room)
+	return true
+}
+
+// shrinkHard cuts below the least widths where nothing else helps.
+func (t *Table) shrinkHard(widths []int, over int) bool {
+	const least = 4
+	best := -1
+	for i, c := range t.cols {
+		if c.Shrink > 0 && c.Fixed == 0 && widths[i] > least && (best < 0 || widths[i] > widths[best]) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return false
+	}
+	widths[best] -= min(over, widths[best]-least)
 	return true
 }
 

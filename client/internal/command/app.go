@@ -36,7 +36,7 @@ type command struct {
 	brief    string
 	synopsis string
 	text     string
-	flags    []*flag
+	flags    []*option
 	subs     []*command
 	// stop and unknown are handed to scan.
 	stop    func(args []string) bool
@@ -118,6 +118,10 @@ func dispatch(ctx context.Context, root *command, args []string, env *Env) error
 	}
 	c := &call{env: env, cmd: cmd, flags: p.flags, args: p.args, dashdash: p.dashdash}
 	defer c.close()
+	if c.on("version") {
+		_, err := io.WriteString(env.Stdout, root.name+" "+version.Version+"\n")
+		return err
+	}
 	return withHint(runApp(ctx, root, cmd, c, func(cc *cli.Context) error {
 		if cmd.run != nil {
 			return cmd.run(cc.Context, c)
@@ -139,7 +143,7 @@ func (cmd *command) setPaths(parent string) {
 }
 
 // nextWord finds the first argument that is neither a flag nor a flag's value.
-func nextWord(args []string, flags []*flag) (int, string) {
+func nextWord(args []string, flags []*option) (int, string) {
 	s := scanner{flags: flags}
 	for i := 0; i < len(args); i++ {
 		a := args[i]
@@ -149,7 +153,7 @@ func nextWord(args []string, flags []*flag) (int, string) {
 		if len(a) < 2 || a[0] != '-' {
 			return i, a
 		}
-		var f *flag
+		var f *option
 		if strings.HasPrefix(a, "--") {
 			if strings.Contains(a, "=") {
 				continue
@@ -197,10 +201,10 @@ func (cmd *command) unknownSub(name string) error {
 }
 
 // allFlags is a command's own flags and those that every command has; its own win.
-func (cmd *command) allFlags() []*flag {
+func (cmd *command) allFlags() []*option {
 	out := slices.Clone(cmd.flags)
 	for _, f := range commonFlags {
-		if !slices.ContainsFunc(cmd.flags, func(own *flag) bool { return own.name == f.name }) {
+		if !slices.ContainsFunc(cmd.flags, func(own *option) bool { return own.name == f.name }) {
 			out = append(out, f)
 		}
 	}
@@ -208,7 +212,7 @@ func (cmd *command) allFlags() []*flag {
 }
 
 // allFlags is the flags of a whole family.
-func allFlags(cmd *command) []*flag {
+func allFlags(cmd *command) []*option {
 	out := cmd.allFlags()
 	for _, s := range cmd.subs {
 		out = append(out, allFlags(s)...)
@@ -216,7 +220,7 @@ func allFlags(cmd *command) []*flag {
 	return out
 }
 
-var commonFlags = []*flag{
+var commonFlags = []*option{
 	{name: "controllers", short: "M", arg: "HOST:PORT,...", help: "controllers to ask (default: see FILES)", group: "General"},
 	{name: "json", help: "write JSON", group: "General"},
 	{name: "help", short: "h", help: "show this text", group: "General"},

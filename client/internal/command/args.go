@@ -6,8 +6,8 @@ import (
 	"github.com/fettle-hpc/fettle/client/render"
 )
 
-// flag is one option of a command.
-type flag struct {
+// option is one flag of a command.
+type option struct {
 	// name is the long form, short the one-letter form or empty.
 	name, short string
 	// arg names the value in help texts; empty for switches.
@@ -21,7 +21,7 @@ type flag struct {
 
 // given is one flag on the command line.
 type given struct {
-	flag *flag
+	flag *option
 	// written is the flag as the user spelt it.
 	written string
 	value   string
@@ -55,7 +55,7 @@ func usagef(problem, remedy string) error {
 // scan takes args apart. Flags may stand before and after arguments until stop says otherwise about the arguments so far,
 // or "--" comes; what follows is arguments. Understood are --name VALUE, --name=VALUE, -x VALUE, -xVALUE and bundled
 // switches (-xy). unknown makes the error for a flag that is not in flags; nil for a plain one.
-func scan(args []string, flags []*flag, stop func(args []string) bool, unknown func(written, name, value string, hasValue bool) error) (parsed, error) {
+func scan(args []string, flags []*option, stop func(args []string) bool, unknown func(written, name, value string, hasValue bool) error) (parsed, error) {
 	s := scanner{p: parsed{dashdash: -1}, flags: flags, unknown: unknown}
 	for i := 0; i < len(args); {
 		a := args[i]
@@ -84,7 +84,7 @@ func scan(args []string, flags []*flag, stop func(args []string) bool, unknown f
 
 type scanner struct {
 	p       parsed
-	flags   []*flag
+	flags   []*option
 	unknown func(written, name, value string, hasValue bool) error
 }
 
@@ -123,7 +123,7 @@ func (s *scanner) option(a string, rest []string) (used int, err error) {
 	return 0, nil
 }
 
-func (s *scanner) add(f *flag, written, value string, joined bool, rest []string) (used int, err error) {
+func (s *scanner) add(f *option, written, value string, joined bool, rest []string) (used int, err error) {
 	switch {
 	case f.arg == "" && joined:
 		switch value {
@@ -156,7 +156,7 @@ func negative(s string) bool {
 	return len(s) > 1 && s[0] == '-' && s[1] >= '0' && s[1] <= '9'
 }
 
-func (s *scanner) long(name string) *flag {
+func (s *scanner) long(name string) *option {
 	for _, f := range s.flags {
 		if f.name == name {
 			return f
@@ -165,7 +165,7 @@ func (s *scanner) long(name string) *flag {
 	return nil
 }
 
-func (s *scanner) short(name string) *flag {
+func (s *scanner) short(name string) *option {
 	for _, f := range s.flags {
 		if f.short == name {
 			return f

@@ -26,8 +26,8 @@ func cancelCommand() *command {
 		synopsis: "fcancel [flags] ID[,ID...]...\nfcancel [flags] -u USER | -t STATE | -n NAME | ...",
 		text:     cancelText,
 		flags: append(selectFlags(),
-			&flag{name: "signal", short: "s", arg: "SIGNAL", help: "only send this signal (a name or a number) to running jobs, which go on"},
-			&flag{name: "yes", short: "y", help: "do not ask"},
+			&option{name: "signal", short: "s", arg: "SIGNAL", help: "only send this signal (a name or a number) to running jobs, which go on"},
+			&option{name: "yes", short: "y", help: "do not ask"},
 		),
 		run: runCancel,
 	}

@@ -18,14 +18,14 @@ import (
 )
 
 func fettleCommand() *command {
-	dir := &flag{name: "dir", arg: "DIR", help: "where the cluster lives (default: see FILES)"}
+	dir := &option{name: "dir", arg: "DIR", help: "where the cluster lives (default: see FILES)"}
 	return &command{
 		name:     "fettle",
 		brief:    "a scheduler for fine-tuning: run a whole cluster on this machine, or any of its commands",
 		synopsis: "fettle up|down|status [flags]\nfettle fsubmit|fqueue|fcancel|finfo|flog|fctl ...",
 		text:     fettleText,
 		subs: []*command{
-			{name: "up", brief: "start a cluster on this machine, or what is missing of it", synopsis: "fettle up [flags]", text: upText, run: runUp, flags: []*flag{
+			{name: "up", brief: "start a cluster on this machine, or what is missing of it", synopsis: "fettle up [flags]", text: upText, run: runUp, flags: []*option{
 				dir,
 				{name: "controllers", arg: "N", help: "controllers: 1, 3, 5 or 7 (default 3)"},
 				{name: "nodes", arg: "N", help: "node daemons (default 1)"},
@@ -37,14 +37,14 @@ func fettleCommand() *command {
 				{name: "bin-dir", arg: "DIR", help: "where fettle-ctld and fettle-noded are (default: beside fettle)"},
 				{name: "timeout", arg: "TIME", help: "give up waiting after this long (default 1m)"},
 			}},
-			{name: "down", brief: "end the cluster on this machine", synopsis: "fettle down [flags]", text: downText, run: runDown, flags: []*flag{
+			{name: "down", brief: "end the cluster on this machine", synopsis: "fettle down [flags]", text: downText, run: runDown, flags: []*option{
 				dir,
 				{name: "force", short: "f", help: "cancel running jobs without asking, and end the daemons even when jobs cannot be cancelled"},
 				{name: "keep-jobs", help: "leave running jobs alone: they go on, and the next fettle up finds them"},
 				{name: "grace", arg: "TIME", help: "kill daemons that have not ended after this long (default 10s)"},
 				{name: "wipe", help: "remove the queue, the logs and everything else of the cluster afterwards"},
 			}},
-			{name: "status", brief: "show the daemons on this machine", synopsis: "fettle status [flags]", text: statusText, run: runStatus, flags: []*flag{
+			{name: "status", brief: "show the daemons on this machine", synopsis: "fettle status [flags]", text: statusText, run: runStatus, flags: []*option{
 				dir,
 				{name: "pid", arg: "NAME", help: "print the process id of this daemon and nothing else"},
 			}},
@@ -460,7 +460,8 @@ func (c *call) settleJobs(ctx context.Context, cl *local.Cluster) error {
 	if c.on("keep-jobs") {
 		return nil
 	}
-	ids, known := cl.Running(ctx)
+	jobs, known := cl.Running(ctx)
+	ids := jobs.IDs
 	switch {
 	case !known || len(ids) == 0:
 		return nil
@@ -476,8 +477,8 @@ func (c *call) settleJobs(ctx context.Context, cl *local.Cluster) error {
 	default:
 		return fmt.Errorf("%s running: %s; use --force to cancel, --keep-jobs to leave running", render.Plural(uint64(len(ids)), "job"), gres.FormatJobIDs(ids))
 	}
-	_, _ = io.WriteString(c.env.Stderr, "  cancelling "+render.Plural(uint64(len(ids)), "job")+"\n")
-	err := cl.CancelJobs(ctx, ids)
+	_, _ = fmt.Fprintf(c.env.Stderr, "  cancelling %s, with up to %s to end\n", render.Plural(uint64(len(ids)), "job"), jobs.Grace)
+	err := cl.CancelJobs(ctx, jobs)
 	if err != nil && c.on("force") && ctx.Err() == nil {
 		c.note("warning: " + err.Error() + "; going on all the same")
 		return nil

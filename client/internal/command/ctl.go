@@ -18,7 +18,7 @@ import (
 )
 
 func ctlCommand() *command {
-	yes := func() *flag { return &flag{name: "yes", short: "y", help: "do not ask"} }
+	yes := func() *option { return &option{name: "yes", short: "y", help: "do not ask"} }
 	return &command{
 		name:     "fctl",
 		brief:    "look after jobs, nodes and controllers",
@@ -28,7 +28,7 @@ func ctlCommand() *command {
 			{name: "show", brief: "show everything about jobs, nodes or the cluster", synopsis: "fctl show job ID...\nfctl show node [NODES...]\nfctl show cluster", subs: []*command{
 				{name: "job", brief: "show jobs with their attempts", synopsis: "fctl show job [flags] ID...", run: runShowJob,
 					text:  "Shows what was asked for, how the job stands, and every attempt with its nodes and its end.",
-					flags: []*flag{{name: "script", help: "print the script or config of one job as it was submitted, and nothing else"}}},
+					flags: []*option{{name: "script", help: "print the script or config of one job as it was submitted, and nothing else"}}},
 				{name: "node", brief: "show nodes as finfo -v does", synopsis: "fctl show node [flags] [NODES...]", run: runShowNode},
 				{name: "cluster", brief: "show the controllers and how they are", synopsis: "fctl show cluster [flags]", run: runShowCluster},
 			}},
@@ -37,18 +37,18 @@ func ctlCommand() *command {
 			{name: "requeue", brief: "end running jobs and put them back into the queue", synopsis: "fctl requeue ID...", run: jobAction("Requeued", requeueJobs)},
 			{name: "update", brief: "change jobs", synopsis: "fctl update ID... --priority N --time TIME ...", text: updateText, flags: updateFlags(), run: runUpdate},
 			{name: "drain", brief: "give nodes no new jobs", synopsis: "fctl drain NODES... --reason TEXT", text: "What runs there runs on.", run: runDrain,
-				flags: []*flag{{name: "reason", short: "r", arg: "TEXT", help: "why, for those who look at finfo"}}},
+				flags: []*option{{name: "reason", short: "r", arg: "TEXT", help: "why, for those who look at finfo"}}},
 			{name: "resume", brief: "give drained nodes jobs again", synopsis: "fctl resume NODES...", run: nodeAction(fettlev1.NodeAction_NODE_ACTION_RESUME, "Resumed")},
 			{name: "node", brief: "declare nodes dead, or forget them", synopsis: "fctl node declare-dead NODES...\nfctl node remove NODES...", subs: []*command{
 				{name: "declare-dead", brief: "state that nothing runs on a node any more", synopsis: "fctl node declare-dead NODES...", text: deadText,
-					flags: []*flag{{name: "reason", short: "r", arg: "TEXT", help: "how you know"}, yes()}, run: runDeclareDead},
-				{name: "remove", brief: "forget a node that holds nothing", synopsis: "fctl node remove NODES...", flags: []*flag{yes()}, run: runRemoveNode},
+					flags: []*option{{name: "reason", short: "r", arg: "TEXT", help: "how you know"}, yes()}, run: runDeclareDead},
+				{name: "remove", brief: "forget a node that holds nothing", synopsis: "fctl node remove NODES...", flags: []*option{yes()}, run: runRemoveNode},
 			}},
 			{name: "raft", brief: "the controllers' own group", synopsis: "fctl raft list\nfctl raft transfer [--to CONTROLLER]\nfctl raft remove CONTROLLER", subs: []*command{
 				{name: "list", brief: "list the controllers", synopsis: "fctl raft list [flags]", run: runRaftList},
 				{name: "transfer", brief: "hand leadership to another controller", synopsis: "fctl raft transfer [--to CONTROLLER]", run: runRaftTransfer,
-					flags: []*flag{{name: "to", arg: "CONTROLLER", help: "name or id of the new leader (default: the one that is furthest)"}}},
-				{name: "remove", brief: "take a controller out of the group for good", synopsis: "fctl raft remove CONTROLLER", run: runRaftRemove, flags: []*flag{yes()}},
+					flags: []*option{{name: "to", arg: "CONTROLLER", help: "name or id of the new leader (default: the one that is furthest)"}}},
+				{name: "remove", brief: "take a controller out of the group for good", synopsis: "fctl raft remove CONTROLLER", run: runRaftRemove, flags: []*option{yes()}},
 			}},
 			{name: "plugin", brief: "the controller's plugins", synopsis: "fctl plugin list", subs: []*command{
 				{name: "list", brief: "list plugins with their calls and failures", synopsis: "fctl plugin list [flags]", run: runPluginList},
@@ -207,14 +207,14 @@ func runShowJob(ctx context.Context, c *call) error {
 var updateOptions = []string{jobscript.OptJobName, jobscript.OptPriority, jobscript.OptPartition, jobscript.OptComment,
 	jobscript.OptTime, jobscript.OptNodelist, jobscript.OptBegin, jobscript.OptRequeue, "no-requeue", jobscript.OptRetries}
 
-func updateFlags() []*flag {
-	var out []*flag
+func updateFlags() []*option {
+	var out []*option
 	for _, s := range jobscript.Specs() {
 		if slices.Contains(updateOptions, s.Name) {
-			out = append(out, &flag{name: s.Name, short: s.Short, arg: s.Arg, help: s.Help})
+			out = append(out, &option{name: s.Name, short: s.Short, arg: s.Arg, help: s.Help})
 		}
 	}
-	return append(out, &flag{name: "any-node", help: "remove the --nodelist of the job"})
+	return append(out, &option{name: "any-node", help: "remove the --nodelist of the job"})
 }
 
 func runUpdate(ctx context.Context, c *call) error {

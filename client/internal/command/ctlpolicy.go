@@ -17,7 +17,7 @@ func policyApply(path string) *command {
 	return &command{
 		name: "apply", brief: "set the policy from a file, after showing what changes", synopsis: path + " -f cluster.toml [flags]",
 		text: policyText, run: runPolicyApply,
-		flags: []*flag{
+		flags: []*option{
 			{name: "file", short: "f", arg: "FILE", help: "the policy; - for stdin"},
 			{name: "dry-run", help: "show what would change and change nothing"},
 			{name: "yes", short: "y", help: "do not ask"},

@@ -2,10 +2,8 @@ package command
 
 import (
 	"context"
-	"io"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/urfave/cli/v2"
 
@@ -15,20 +13,13 @@ import (
 // completionFlag is what the completion scripts add to the words typed so far.
 const completionFlag = "--generate-bash-completion"
 
-// globals sets what the cli package keeps in variables.
-var globals = sync.OnceFunc(func() {
-	cli.VersionFlag = &cli.BoolFlag{Name: "version", Aliases: []string{"V"}, DisableDefaultText: true}
-	cli.VersionPrinter = func(c *cli.Context) {
-		_, _ = io.WriteString(c.App.Writer, c.App.Name+" "+c.App.Version+"\n")
-	}
-})
-
-// newApp builds the frame for one run: the tree of commands with their help and completion. action is what cmd does.
+// newApp builds the frame for one run: the tree of commands with their help and completion. action is what cmd does. The
+// frame's own help and version flags are variables of its package, shared by all runs; they are hidden, and ours of the
+// same names take their place.
 func newApp(root, cmd *command, env *Env, action cli.ActionFunc) *cli.App {
-	globals()
 	app := &cli.App{
 		Name: root.name, HelpName: root.name, Usage: root.brief, Version: version.Version,
-		HideHelpCommand: true, EnableBashCompletion: true, DisableSliceFlagSeparator: true,
+		HideHelp: true, HideHelpCommand: true, HideVersion: true, EnableBashCompletion: true, DisableSliceFlagSeparator: true,
 		Writer: env.Stdout, ErrWriter: env.Stderr,
 		ExitErrHandler:        func(*cli.Context, error) {},
 		OnUsageError:          func(_ *cli.Context, err error, _ bool) error { return usagef(err.Error(), "") },
@@ -48,7 +39,7 @@ func cliCommands(parent, chosen *command, action cli.ActionFunc) []*cli.Command 
 	var out []*cli.Command
 	for _, s := range parent.subs {
 		c := &cli.Command{
-			Name: s.name, Usage: s.brief, HideHelpCommand: true, CustomHelpTemplate: template(s),
+			Name: s.name, Usage: s.brief, HideHelp: true, HideHelpCommand: true, CustomHelpTemplate: template(s),
 			Subcommands: cliCommands(s, chosen, action), Flags: cliFlags(s),
 			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usagef(err.Error(), "") },
 		}
@@ -68,7 +59,6 @@ func cliFlags(cmd *command) []cli.Flag {
 			aliases = []string{f.short}
 		}
 		switch {
-		case f.name == "help" || f.name == "version":
 		case f.arg == "":
 			out = append(out, &cli.BoolFlag{Name: f.name, Aliases: aliases, Usage: f.help})
 		case f.repeat:
@@ -83,12 +73,9 @@ func cliFlags(cmd *command) []cli.Flag {
 // runApp lets the frame run cmd with a parsed command line, written in its plainest form.
 func runApp(ctx context.Context, root, cmd *command, c *call, action cli.ActionFunc) error {
 	words := strings.Split(cmd.path, " ")
-	switch {
-	case c.on("version"):
-		words = []string{root.name, "--version"}
-	case c.on("help"):
+	if c.on("help") {
 		words = append(words, "--help")
-	default:
+	} else {
 		for _, g := range c.flags {
 			if g.flag.arg == "" {
 				words = append(words, "--"+g.flag.name)
@@ -190,13 +177,13 @@ func optionList(b *strings.Builder, cmd *command) {
 		b.WriteString("\n" + title + "\n")
 		for _, f := range flags {
 			if f.group == g {
-				option(b, f)
+				optionHelp(b, f)
 			}
 		}
 	}
 }
 
-func option(b *strings.Builder, f *flag) {
+func optionHelp(b *strings.Builder, f *option) {
 	left := "       --" + f.name
 	if f.short != "" {
 		left = "   -" + f.short + ", --" + f.name

@@ -22,7 +22,7 @@ func infoCommand() *command {
 		brief:    "show nodes and GPUs",
 		synopsis: "finfo [flags] [NODES...]",
 		text:     infoText,
-		flags: []*flag{
+		flags: []*option{
 			{name: "nodes", short: "n", arg: "LIST", help: "these nodes, for example gpu[01-04]; also as plain arguments"},
 			{name: "summary", short: "s", help: "nodes only, without their GPUs"},
 			{name: "verbose", short: "v", help: "for each node also what its host does not enforce, its versions and its methods"},

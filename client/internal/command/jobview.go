@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,7 +61,7 @@ func specFields(s *fettlev1.JobSpec) []field {
 	if n > 0 {
 		gpus = gres.GPUs{Type: typ, Count: int(n)}.String() + " on each node"
 	}
-	devices := s.GetDeviceUuids()
+	devices := slices.Clone(s.GetDeviceUuids())
 	for _, i := range s.GetDeviceIndexes() {
 		devices = append(devices, "cuda:"+strconv.FormatUint(uint64(i), 10))
 	}
@@ -68,12 +69,12 @@ func specFields(s *fettlev1.JobSpec) []field {
 	for i, kv := range s.GetSet() {
 		set[i] = kv.GetKey() + "=" + kv.GetValue()
 	}
-	requeue := "after faults, " + render.Plural(uint64(model.Retries(s)), "retry")
-	if model.Retries(s) != 1 {
-		requeue = fmt.Sprintf("after faults, %d retries", model.Retries(s))
-	}
-	if s.GetNoRequeue() {
+	requeue := fmt.Sprintf("after faults, %d retries", model.Retries(s))
+	switch {
+	case s.GetNoRequeue():
 		requeue = "never"
+	case model.Retries(s) == 1:
+		requeue = "after faults, 1 retry"
 	}
 	return []field{
 		{"Name", s.GetName()},

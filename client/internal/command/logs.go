@@ -17,7 +17,7 @@ func logCommand() *command {
 		brief:    "show a job's output, or how its training goes",
 		synopsis: "flog [flags] ID[.ATTEMPT]\nflog -f [--progress] ID\nflog --stats ID",
 		text:     logText,
-		flags: []*flag{
+		flags: []*option{
 			{name: "follow", short: "f", help: "go on as more is written, over all attempts, until the job ends"},
 			{name: "stats", help: "show progress, loss and the training curve instead of the output"},
 			{name: "progress", help: "show one line with a progress bar instead of the output; with -f until the job ends"},

@@ -24,12 +24,12 @@ const staleAfter = 3 * time.Second
 
 func queueCommand() *command {
 	flags := append(selectFlags(),
-		&flag{name: "jobs", short: "j", arg: "ID,...", repeat: true, help: "these jobs, finished ones too; also as plain arguments", group: "Selection"},
-		&flag{name: "all", short: "a", help: "finished jobs too", group: "Selection"},
-		&flag{name: "format", short: "o", arg: "FORMAT", help: "columns: names such as jobid,st,name:20, or Slurm's \"%i %.2t %j\"", group: "Output"},
-		&flag{name: "noheader", help: "leave out the line of titles", group: "Output"},
-		&flag{name: "watch", help: "show the queue again and again until interrupted", group: "Output"},
-		&flag{name: "interval", arg: "TIME", help: "pause between two shows of --watch (default 2s)", group: "Output"},
+		&option{name: "jobs", short: "j", arg: "ID,...", repeat: true, help: "these jobs, finished ones too; also as plain arguments", group: "Selection"},
+		&option{name: "all", short: "a", help: "finished jobs too", group: "Selection"},
+		&option{name: "format", short: "o", arg: "FORMAT", help: "columns: names such as jobid,st,name:20, or Slurm's \"%i %.2t %j\"", group: "Output"},
+		&option{name: "noheader", help: "leave out the line of titles", group: "Output"},
+		&option{name: "watch", help: "show the queue again and again until interrupted", group: "Output"},
+		&option{name: "interval", arg: "TIME", help: "pause between two shows of --watch (default 2s)", group: "Output"},
 	)
 	var names []string
 	for _, c := range queueColumns {

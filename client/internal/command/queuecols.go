@@ -39,7 +39,7 @@ var queueColumns = []queueColumn{
 	{name: "priority", letter: 'p', title: "PRI", right: true, drop: 6, cell: func(_ *queueView, t *render.Table, j *fettlev1.Job) {
 		num(t, uint64(j.GetSpec().GetPriority()))
 	}},
-	{name: "name", letter: 'j', title: "NAME", shrink: 8, cell: text(func(j *fettlev1.Job) string { return j.GetSpec().GetName() })},
+	{name: "name", letter: 'j', title: "NAME", shrink: 12, cell: text(func(j *fettlev1.Job) string { return j.GetSpec().GetName() })},
 	{name: "user", letter: 'u', title: "USER", shrink: 6, drop: 5, cell: text((*fettlev1.Job).GetUser)},
 	{name: "project", letter: 'a', title: "PROJECT", shrink: 6, drop: 2, omit: true, cell: text(func(j *fettlev1.Job) string { return j.GetSpec().GetProject() })},
 	{name: "method", title: "METHOD", shrink: 5, drop: 3, cell: text(func(j *fettlev1.Job) string { return j.GetSpec().GetMethod() })},

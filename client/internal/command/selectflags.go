@@ -13,9 +13,9 @@ import (
 )
 
 // selectFlags pick jobs. All that are given must hold; values in a list are alternatives.
-func selectFlags() []*flag {
+func selectFlags() []*option {
 	const group = "Selection"
-	return []*flag{
+	return []*option{
 		{name: "user", short: "u", arg: "USER,...", repeat: true, help: "jobs of these users", group: group},
 		{name: "me", help: "jobs of your own", group: group},
 		{name: "states", short: "t", arg: "STATE,...", repeat: true, help: "jobs in these states: PD, R, CG, CD, F, CA, TO, OOM, NF or their names, or all", group: group},

@@ -34,16 +34,16 @@ func submitCommand() *command {
 		run:     runSubmit,
 	}
 	for _, s := range jobscript.Specs() {
-		cmd.flags = append(cmd.flags, &flag{name: s.Name, short: s.Short, arg: s.Arg, repeat: s.Repeat, help: s.Help, group: "Job"})
+		cmd.flags = append(cmd.flags, &option{name: s.Name, short: s.Short, arg: s.Arg, repeat: s.Repeat, help: s.Help, group: "Job"})
 	}
 	cmd.flags = append(cmd.flags,
-		&flag{name: "name", arg: "NAME", help: "same as --job-name", group: "Job"},
-		&flag{name: "wrap", arg: "COMMAND", help: "run this shell command instead of a script", group: "Submit"},
-		&flag{name: "parsable", help: "print the job's number and nothing else", group: "Submit"},
-		&flag{name: "wait", short: "W", help: "end when the job ends, with its exit status", group: "Submit"},
-		&flag{name: "follow", short: "f", help: "as --wait, and show the job's output meanwhile", group: "Submit"},
-		&flag{name: "dry-run", help: "check everything, show what would be submitted, submit nothing", group: "Submit"},
-		&flag{name: "request-id", arg: "KEY", help: "submit at most once under this key: a repeat prints the first one's job number", group: "Submit"},
+		&option{name: "name", arg: "NAME", help: "same as --job-name", group: "Job"},
+		&option{name: "wrap", arg: "COMMAND", help: "run this shell command instead of a script", group: "Submit"},
+		&option{name: "parsable", help: "print the job's number and nothing else", group: "Submit"},
+		&option{name: "wait", short: "W", help: "end when the job ends, with its exit status", group: "Submit"},
+		&option{name: "follow", short: "f", help: "as --wait, and show the job's output meanwhile", group: "Submit"},
+		&option{name: "dry-run", help: "check everything, show what would be submitted, submit nothing", group: "Submit"},
+		&option{name: "request-id", arg: "KEY", help: "submit at most once under this key: a repeat prints the first one's job number", group: "Submit"},
 	)
 	return cmd
 }

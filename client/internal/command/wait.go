@@ -74,10 +74,6 @@ func jobSummary(j *fettlev1.Job) string {
 	if n := j.GetSpec().GetName(); n != "" {
 		b.WriteString(" (" + n + ")")
 	}
-	ran := int64(-1)
-	if j.GetStartMs() > 0 && j.GetEndMs() >= j.GetStartMs() {
-		ran = (j.GetEndMs() - j.GetStartMs()) / 1000
-	}
 	code := strconv.Itoa(int(j.GetExitCode()))
 	switch j.GetState() {
 	case model.Completed:
@@ -101,16 +97,24 @@ func jobSummary(j *fettlev1.Job) string {
 		}
 		return b.String()
 	}
-	if ran >= 0 {
-		b.WriteString(" after " + render.Span(ran))
+	if j.GetStartMs() > 0 && j.GetEndMs() >= j.GetStartMs() {
+		b.WriteString(" after " + ranFor(j.GetEndMs()-j.GetStartMs()))
 	}
 	if j.GetAttempt() > 1 {
 		b.WriteString(", attempt " + strconv.FormatUint(uint64(j.GetAttempt()), 10))
 	}
-	if j.GetState() != model.Completed && j.GetDetail() != "" {
-		b.WriteString(": " + j.GetDetail())
+	if d := j.GetDetail(); j.GetState() != model.Completed && d != "" && d != "exit status "+code {
+		b.WriteString(": " + d)
 	}
 	return b.String()
+}
+
+// ranFor prints milliseconds: tenths of a second below a minute, else as Span.
+func ranFor(ms int64) string {
+	if ms < 60_000 {
+		return strconv.FormatFloat(float64(ms)/1000, 'f', 1, 64) + " s"
+	}
+	return render.Span(ms / 1000)
 }
 
 // logPrinter writes a job's output to stdout.

@@ -20,7 +20,7 @@ const DefaultGrace = 10 * time.Second
 const (
 	killLimit = 5 * time.Second
 	// jobLimit is how long jobs may take to end beyond their own grace times.
-	jobLimit = 45 * time.Second
+	jobLimit = 15 * time.Second
 )
 
 // activeStates are those in which a job holds resources.
@@ -29,8 +29,15 @@ var activeStates = []fettlev1.JobState{
 	fettlev1.JobState_JOB_STATE_FENCING, fettlev1.JobState_JOB_STATE_SUSPENDED,
 }
 
+// Jobs are the jobs that hold resources.
+type Jobs struct {
+	IDs []uint64
+	// Grace is the longest time that one of them has between TERM and KILL.
+	Grace time.Duration
+}
+
 // Running answers which jobs hold resources. known is false when no controller could say.
-func (c *Cluster) Running(ctx context.Context) (ids []uint64, known bool) {
+func (c *Cluster) Running(ctx context.Context) (jobs Jobs, known bool) {
 	alive := false
 	for _, ct := range c.st.Controllers {
 		if _, ok := recorded(c.dir, ct.Name); ok {
@@ -38,51 +45,54 @@ func (c *Cluster) Running(ctx context.Context) (ids []uint64, known bool) {
 		}
 	}
 	if !alive || len(c.st.Controllers) == 0 {
-		return nil, false
+		return Jobs{}, false
 	}
 	cl, err := quickClient(c.Controllers()...)
 	if err != nil {
-		return nil, false
+		return Jobs{}, false
 	}
 	defer cl.Close()
-	err = cl.ListJobs(ctx, &fettlev1.ListJobsRequest{Select: &fettlev1.JobSelector{States: activeStates}}, func(_ *fettlev1.Header, jobs []*fettlev1.Job) error {
-		for _, j := range jobs {
-			ids = append(ids, j.GetId())
+	err = cl.ListJobs(ctx, &fettlev1.ListJobsRequest{Select: &fettlev1.JobSelector{States: activeStates}}, func(_ *fettlev1.Header, list []*fettlev1.Job) error {
+		for _, j := range list {
+			jobs.IDs = append(jobs.IDs, j.GetId())
+			jobs.Grace = max(jobs.Grace, time.Duration(j.GetSpec().GetKillGraceS())*time.Second)
 		}
 		return nil
 	})
-	return ids, err == nil
+	return jobs, err == nil
 }
 
-// CancelJobs cancels jobs and waits until they have ended.
-func (c *Cluster) CancelJobs(ctx context.Context, ids []uint64) error {
+// CancelJobs cancels jobs and waits until they have ended: for their grace time and a little longer.
+func (c *Cluster) CancelJobs(ctx context.Context, jobs Jobs) error {
 	cl, err := api.New(api.Config{Controllers: c.Controllers(), UserAgent: "fettle-down"})
 	if err != nil {
 		return err
 	}
 	defer cl.Close()
-	req := &fettlev1.CancelJobsRequest{RequestId: api.NewRequestID(), Select: &fettlev1.JobSelector{Ids: ids}}
+	req := &fettlev1.CancelJobsRequest{RequestId: api.NewRequestID(), Select: &fettlev1.JobSelector{Ids: jobs.IDs}}
 	if _, err := api.Do(ctx, cl, api.Write, func(ctx context.Context, s fettlev1.ControllerServiceClient) (*fettlev1.JobActionResponse, error) {
 		return s.CancelJobs(ctx, req)
 	}); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, jobLimit)
-	defer cancel()
+	limit := jobs.Grace + jobLimit
+	deadline := time.NewTimer(limit)
+	defer deadline.Stop()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	last := jobs.IDs
 	for {
-		left, known := c.Running(ctx)
-		left = slices.DeleteFunc(left, func(id uint64) bool { return !slices.Contains(ids, id) })
-		if known && len(left) == 0 {
-			return nil
+		if left, known := c.Running(ctx); known {
+			last = slices.DeleteFunc(left.IDs, func(id uint64) bool { return !slices.Contains(jobs.IDs, id) })
+			if len(last) == 0 {
+				return nil
+			}
 		}
 		select {
 		case <-ctx.Done():
-			if known {
-				return fmt.Errorf("job %d has not ended after %s; see fctl show job %d, or leave it with --keep-jobs", left[0], jobLimit, left[0])
-			}
-			return fmt.Errorf("the controllers do not answer, so it is not known whether the jobs have ended")
+			return context.Cause(ctx)
+		case <-deadline.C:
+			return fmt.Errorf("job %d has not ended after %s; see fctl show job %d, or leave it with --keep-jobs", last[0], limit, last[0])
 		case <-tick.C:
 		}
 	}
