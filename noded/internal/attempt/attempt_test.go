@@ -311,6 +311,11 @@ func TestForgetRemovesEverything(t *testing.T) {
 	if !exists("/etc") {
 		t.Fatal("a link was followed")
 	}
+	if path, _, ended, ok := r.m.Output(s.Key, false); !ok || path != filepath.Join(r.work, "out") {
+		t.Errorf("who reads on after the end: %q, %v", path, ok)
+	} else {
+		<-ended
+	}
 }
 
 func TestUsersMistakesAreTheirs(t *testing.T) {

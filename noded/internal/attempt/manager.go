@@ -78,6 +78,9 @@ type Manager struct {
 	// work is what the starters take: starts, ends, removals.
 	work   []func()
 	closed bool
+	// forgotten are the outputs of the last attempts that were forgotten, for those who read to the end.
+	forgotten     map[nodemachine.Key]*info
+	forgottenRing []nodemachine.Key
 	// spares are empty attempt files.
 	spares   []string
 	spareSeq uint64
@@ -95,7 +98,7 @@ func New(cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		cfg: cfg, events: make(chan nodemachine.Input, 64), entries: map[nodemachine.Key]*entry{},
+		cfg: cfg, events: make(chan nodemachine.Input, 64), entries: map[nodemachine.Key]*entry{}, forgotten: map[nodemachine.Key]*info{},
 		planners: make(chan struct{}, cfg.Planners), newNames: make(chan struct{}, 1), reader: userread.Reader{ShimPath: cfg.ShimPath},
 	}
 	m.wake.L = &m.mu
@@ -276,25 +279,52 @@ func (m *Manager) Forget(k nodemachine.Key) {
 			return
 		}
 		delete(m.entries, k)
+		if e != nil && e.info != nil {
+			m.rememberLocked(k, e.info)
+		}
 		m.mu.Unlock()
 		m.remove(k)
 	})
 }
 
-// Output says where an attempt's output is and whom to read it as. ended is closed when the attempt is over.
+// maxForgotten bounds the outputs that are remembered.
+const maxForgotten = 4_096
+
+func (m *Manager) rememberLocked(k nodemachine.Key, i *info) {
+	if len(m.forgottenRing) == maxForgotten {
+		delete(m.forgotten, m.forgottenRing[0])
+		m.forgottenRing = m.forgottenRing[1:]
+	}
+	m.forgottenRing = append(m.forgottenRing, k)
+	m.forgotten[k] = i
+}
+
+// Output says where an attempt's output is and whom to read it as. ended is closed when the attempt is over. It also knows
+// the last attempts that were forgotten.
 func (m *Manager) Output(k nodemachine.Key, stderr bool) (path string, who userread.Identity, ended <-chan struct{}, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := m.entries[k]
-	if e == nil || e.info == nil {
+	i := m.forgotten[k]
+	ended = closedChan
+	if e := m.entries[k]; e != nil {
+		i, ended = e.info, e.ended
+	}
+	if i == nil {
 		return "", userread.Identity{}, nil, false
 	}
-	path = e.info.Stdout
-	if stderr && e.info.Stderr != "" {
-		path = e.info.Stderr
+	path = i.Stdout
+	if stderr && i.Stderr != "" {
+		path = i.Stderr
 	}
-	return path, e.info.identity(), e.ended, true
+	return path, i.identity(), ended, true
 }
+
+// closedChan is the end of what is over.
+var closedChan = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
 
 // begin makes the attempt's files and forks its shim.
 func (m *Manager) begin(e *entry) {

@@ -2,11 +2,14 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 
 	"google.golang.org/grpc"
 
+	"github.com/fettle-hpc/fettle/noded/internal/account"
 	"github.com/fettle-hpc/fettle/noded/internal/attempt"
 	"github.com/fettle-hpc/fettle/noded/internal/logread"
 	"github.com/fettle-hpc/fettle/noded/internal/userread"
@@ -20,6 +23,7 @@ const maxReads = 256
 // logReads answers the leader's orders to read output, each on a stream of its own.
 type logReads struct {
 	attempts *attempt.Manager
+	users    *account.Users
 	reader   userread.Reader
 	log      *slog.Logger
 	ctx      context.Context
@@ -30,9 +34,9 @@ type logReads struct {
 	open map[uint64]context.CancelFunc
 }
 
-func newLogReads(m *attempt.Manager, r userread.Reader, log *slog.Logger) *logReads {
+func newLogReads(m *attempt.Manager, users *account.Users, r userread.Reader, log *slog.Logger) *logReads {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &logReads{attempts: m, reader: r, log: log, ctx: ctx, cancel: cancel, open: map[uint64]context.CancelFunc{}}
+	return &logReads{attempts: m, users: users, reader: r, log: log, ctx: ctx, cancel: cancel, open: map[uint64]context.CancelFunc{}}
 }
 
 // close ends all reads and waits for them.
@@ -41,17 +45,18 @@ func (l *logReads) close() {
 	l.group.Wait()
 }
 
-// start begins a read, or stops one.
+// start begins a read, or stops one. A read that is asked for twice goes on once.
 func (l *logReads) start(o *fettlev1.ReadNodeLog, to fettlev1.NodeServiceClient) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	running := l.open[o.GetReadId()]
 	if o.GetStop() {
-		if cancel := l.open[o.GetReadId()]; cancel != nil {
-			cancel()
+		if running != nil {
+			running()
 		}
 		return
 	}
-	if to == nil || l.ctx.Err() != nil {
+	if to == nil || running != nil || l.ctx.Err() != nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(l.ctx)
@@ -69,37 +74,72 @@ func (l *logReads) start(o *fettlev1.ReadNodeLog, to fettlev1.NodeServiceClient)
 }
 
 func (l *logReads) serve(ctx context.Context, o *fettlev1.ReadNodeLog, to fettlev1.NodeServiceClient, full bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stream, err := to.PushLog(ctx)
 	if err != nil {
 		l.log.Debug("log not sent", "err", err)
 		return
 	}
+	// The controller's only answer comes at the end, its own or the read's: a reader that has gone away is noticed also
+	// while there is nothing to send.
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		_ = stream.RecvMsg(&fettlev1.PushLogResponse{})
+		cancel()
+	}()
+	defer func() { <-answered }()
 	last := &fettlev1.PushLogRequest{ReadId: o.GetReadId(), Eof: true}
 	if full {
 		last.Error = "too many logs are being read from this node; try again in a moment"
 	} else if err := l.read(ctx, o, stream); err != nil {
-		if ctx.Err() != nil || stream.Context().Err() != nil {
+		if ctx.Err() != nil {
 			return
 		}
 		last.Error = err.Error()
 	}
 	if err := stream.Send(last); err != nil {
+		cancel()
 		return
 	}
-	_, _ = stream.CloseAndRecv()
+	if err := stream.CloseSend(); err != nil {
+		cancel()
+	}
 }
 
 // read sends the file in pieces. gRPC's flow control slows it to the reader's pace.
 func (l *logReads) read(ctx context.Context, o *fettlev1.ReadNodeLog, stream grpc.ClientStreamingClient[fettlev1.PushLogRequest, fettlev1.PushLogResponse]) error {
 	path, who, ended, ok := l.attempts.Output(nodemachine.KeyOf(o.GetKey()), o.GetStderr())
 	if !ok {
-		// The node has forgotten the attempt: it is over, and the leader says where its output is.
-		gone := make(chan struct{})
-		close(gone)
-		path, who, ended = o.GetPath(), userread.Identity{UID: o.GetUid(), GID: o.GetGid()}, gone
+		var err error
+		if path, who, err = l.forgotten(ctx, o); err != nil {
+			return err
+		}
+		ended = closedChan
 	}
 	req := logread.Request{Path: path, Offset: o.GetOffset(), Tail: o.GetTailBytes(), Follow: o.GetFollow()}
 	return l.reader.Read(ctx, who, req, ended, func(offset int64, b []byte) error {
 		return stream.Send(&fettlev1.PushLogRequest{ReadId: o.GetReadId(), Data: append([]byte(nil), b...), Offset: offset})
 	})
 }
+
+// forgotten trusts the leader about where the output of an attempt is that the node does not know any more. It is read
+// with that user's rights, whatever the path.
+func (l *logReads) forgotten(ctx context.Context, o *fettlev1.ReadNodeLog) (string, userread.Identity, error) {
+	if !filepath.IsAbs(o.GetPath()) {
+		return "", userread.Identity{}, fmt.Errorf("the node has forgotten this attempt, and %q says not where its output is", o.GetPath())
+	}
+	who := userread.Identity{UID: o.GetUid(), GID: o.GetGid()}
+	if acc, err := l.users.Lookup(ctx, o.GetUid(), o.GetUser()); err == nil {
+		who.GID, who.Groups = acc.GID, acc.Groups
+	}
+	return o.GetPath(), who, nil
+}
+
+// closedChan is the end of what is over.
+var closedChan = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()

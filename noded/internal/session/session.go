@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -19,9 +21,20 @@ import (
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 )
 
-// Event is something that happened to the stream. Exactly one of the fields but Stream is set.
+// Config of a Link. Controllers is needed.
+type Config struct {
+	// Controllers are the client addresses of all controllers.
+	Controllers []string
+	// Credentials of the connections; nil is plain text.
+	Credentials credentials.TransportCredentials
+	// MinPause and MaxPause bound the pause between two tries, which doubles and is spread at random; 50 ms and 2 s by default.
+	MinPause, MaxPause time.Duration
+	Log                *slog.Logger
+}
+
+// Event is something that happened to a stream. Exactly one of the fields but Stream is set.
 type Event struct {
-	// Stream numbers the stream; events of an earlier one than the newest Opened may be dropped.
+	// Stream numbers the stream; what comes of an earlier one than the newest Opened means nothing any more.
 	Stream uint64
 	Opened bool
 	Closed bool
@@ -29,18 +42,19 @@ type Event struct {
 }
 
 const (
-	minPause       = 50 * time.Millisecond
-	maxPause       = 5 * time.Second
-	connectTimeout = 3 * time.Second
-	maxMessage     = 16 << 20
+	defaultMinPause = 50 * time.Millisecond
+	defaultMaxPause = 2 * time.Second
+	connectTimeout  = 3 * time.Second
+	maxMessage      = 16 << 20
+	// maxQueue bounds what waits for a controller that does not read.
+	maxQueue = 100_000
 	// settled is how long a stream must have lasted for the next try to come at once.
 	settled = 5 * time.Second
 )
 
 // Link is the node's end. Run it once.
 type Link struct {
-	addrs  []string
-	log    *slog.Logger
+	cfg    Config
 	events chan Event
 
 	mu    sync.Mutex
@@ -58,63 +72,81 @@ type stream struct {
 	wake  chan struct{}
 }
 
-// New prepares a link to the controllers at addrs.
-func New(addrs []string, log *slog.Logger) *Link {
-	return &Link{addrs: addrs, log: log, events: make(chan Event, 256), conns: map[string]*grpc.ClientConn{}}
+// New prepares a link.
+func New(cfg Config) *Link {
+	if cfg.Credentials == nil {
+		cfg.Credentials = insecure.NewCredentials()
+	}
+	if cfg.MinPause == 0 {
+		cfg.MinPause = defaultMinPause
+	}
+	if cfg.MaxPause == 0 {
+		cfg.MaxPause = defaultMaxPause
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Link{cfg: cfg, events: make(chan Event, 256), conns: map[string]*grpc.ClientConn{}}
 }
 
 // Events must be read for as long as Run runs.
 func (l *Link) Events() <-chan Event { return l.events }
 
+// errQueue ends a stream whose other end does not read.
+var errQueue = errors.New("the controller takes no messages")
+
 // Send queues a message on the newest stream; without one it is dropped, as it would be on the wire.
 func (l *Link) Send(m *fettlev1.NodeMessage) {
-	l.mu.Lock()
-	s := l.cur
-	l.mu.Unlock()
+	s := l.current()
 	if s == nil {
 		return
 	}
 	s.mu.Lock()
 	s.queue = append(s.queue, m)
+	full := len(s.queue) > maxQueue
 	s.mu.Unlock()
+	if full {
+		s.cancel(errQueue)
+	}
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-// ErrClosedHere is why a stream ended that Close ended.
+// errClosedHere is why a stream ended that Close ended.
 var errClosedHere = errors.New("closed by this node")
 
 // Close ends the newest stream; another is opened after a pause.
 func (l *Link) Close(reason string) {
-	l.mu.Lock()
-	s := l.cur
-	l.mu.Unlock()
-	if s != nil {
+	if s := l.current(); s != nil {
 		s.cancel(fmt.Errorf("%w: %s", errClosedHere, reason))
 	}
 }
 
 // Service is the node service of the controller that the newest stream goes to; nil without one.
 func (l *Link) Service() fettlev1.NodeServiceClient {
+	if s := l.current(); s != nil {
+		return s.client
+	}
+	return nil
+}
+
+func (l *Link) current() *stream {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.cur == nil {
-		return nil
-	}
-	return l.cur.client
+	return l.cur
 }
 
 // Run keeps a stream open until ctx ends: it tries the controllers in turn and follows what they say about the leader.
 func (l *Link) Run(ctx context.Context) {
 	defer l.closeAll()
-	next, pause := rand.IntN(len(l.addrs)), minPause
+	next, pause := rand.IntN(len(l.cfg.Controllers)), l.cfg.MinPause
 	hint := ""
 	for number := uint64(1); ctx.Err() == nil; number++ {
 		addr := hint
 		if addr == "" {
-			addr = l.addrs[next%len(l.addrs)]
+			addr = l.cfg.Controllers[next%len(l.cfg.Controllers)]
 			next++
 		}
 		began := time.Now()
@@ -122,22 +154,27 @@ func (l *Link) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		lasted := time.Since(began)
 		followed := hint != ""
 		hint = leaderOf(err)
 		if hint != "" && !followed {
 			continue
 		}
 		hint = ""
-		if time.Since(began) > settled {
-			pause = minPause
+		if lasted > settled {
+			pause = l.cfg.MinPause
+			l.cfg.Log.Info("session lost", "controller", addr, "err", err)
+		} else {
+			l.cfg.Log.Debug("no session", "controller", addr, "err", err)
 		}
-		l.log.Debug("no session", "controller", addr, "err", err)
+		t := time.NewTimer(pause/2 + rand.N(pause))
 		select {
 		case <-ctx.Done():
+			t.Stop()
 			return
-		case <-time.After(pause/2 + rand.N(pause)):
+		case <-t.C:
 		}
-		pause = min(pause*2, maxPause)
+		pause = min(pause*2, l.cfg.MaxPause)
 	}
 }
 
@@ -152,12 +189,12 @@ func leaderOf(err error) string {
 }
 
 // serve opens one stream and carries it to its end.
-func (l *Link) serve(ctx context.Context, number uint64, addr string) error {
+func (l *Link) serve(run context.Context, number uint64, addr string) error {
 	conn, err := l.conn(addr)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(run)
 	defer cancel(nil)
 	s := &stream{number: number, cancel: cancel, client: fettlev1.NewNodeServiceClient(conn), wake: make(chan struct{}, 1)}
 	opening := time.AfterFunc(connectTimeout, func() { cancel(errors.New("no connection within " + connectTimeout.String())) })
@@ -165,41 +202,37 @@ func (l *Link) serve(ctx context.Context, number uint64, addr string) error {
 	if !opening.Stop() || err != nil {
 		return errors.Join(err, context.Cause(ctx))
 	}
-	l.mu.Lock()
-	l.cur = s
-	l.mu.Unlock()
-	defer func() {
-		l.mu.Lock()
-		l.cur = nil
-		l.mu.Unlock()
-		l.emit(ctx, Event{Stream: number, Closed: true})
-	}()
-	l.emit(ctx, Event{Stream: number, Opened: true})
+	l.setCurrent(s)
+	l.emit(run, Event{Stream: number, Opened: true})
 	var group sync.WaitGroup
-	defer group.Wait()
-	defer cancel(nil)
 	group.Go(func() { s.write(ctx, grpcStream) })
-	for {
-		m, err := grpcStream.Recv()
-		if err != nil {
-			if cause := context.Cause(ctx); errors.Is(cause, errClosedHere) {
-				return cause
-			}
-			return err
+	for err == nil {
+		var m *fettlev1.ControllerMessage
+		if m, err = grpcStream.Recv(); err == nil {
+			l.emit(run, Event{Stream: number, Msg: m})
 		}
-		l.emit(ctx, Event{Stream: number, Msg: m})
 	}
+	if cause := context.Cause(ctx); errors.Is(cause, errClosedHere) || errors.Is(cause, errQueue) {
+		err = cause
+	}
+	cancel(nil)
+	group.Wait()
+	l.setCurrent(nil)
+	l.emit(run, Event{Stream: number, Closed: true})
+	return err
 }
 
-// emit hands an event on. The end of the link's own context is the only reason not to wait: a closed stream's last event
-// must arrive.
-func (l *Link) emit(ctx context.Context, e Event) {
-	if e.Closed {
-		ctx = context.WithoutCancel(ctx)
-	}
+func (l *Link) setCurrent(s *stream) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cur = s
+}
+
+// emit hands an event on. Only the end of Run is a reason not to wait for the reader.
+func (l *Link) emit(run context.Context, e Event) {
 	select {
 	case l.events <- e:
-	case <-ctx.Done():
+	case <-run.Done():
 	}
 }
 
@@ -211,8 +244,7 @@ func (s *stream) write(ctx context.Context, out grpc.BidiStreamingClient[fettlev
 		s.mu.Unlock()
 		for _, m := range queue {
 			if err := out.Send(m); err != nil {
-				s.cancel(err)
-				return
+				return // Recv knows why
 			}
 		}
 		select {
@@ -229,10 +261,11 @@ func (l *Link) conn(addr string) (*grpc.ClientConn, error) {
 	if c := l.conns[addr]; c != nil {
 		return c, nil
 	}
-	c, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	c, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(l.cfg.Credentials),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: connectTimeout}))
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: connectTimeout,
+			Backoff: backoff.Config{BaseDelay: l.cfg.MinPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: l.cfg.MaxPause}}))
 	if err != nil {
 		return nil, fmt.Errorf("controller %s: %w", addr, err)
 	}
