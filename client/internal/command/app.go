@@ -118,7 +118,11 @@ func dispatch(ctx context.Context, root *command, args []string, env *Env) error
 	}
 	c := &call{env: env, cmd: cmd, flags: p.flags, args: p.args, dashdash: p.dashdash}
 	defer c.close()
-	if c.on("version") {
+	switch {
+	case c.on("help"):
+		_, err := io.WriteString(env.Stdout, helpText(cmd))
+		return err
+	case c.on("version"):
 		_, err := io.WriteString(env.Stdout, root.name+" "+version.Version+"\n")
 		return err
 	}

@@ -13,35 +13,26 @@ import (
 // completionFlag is what the completion scripts add to the words typed so far.
 const completionFlag = "--generate-bash-completion"
 
-// newApp builds the frame for one run: the tree of commands with their help and completion. action is what cmd does. The
-// frame's own help and version flags are variables of its package, shared by all runs; they are hidden, and ours of the
-// same names take their place.
-func newApp(root, cmd *command, env *Env, action cli.ActionFunc) *cli.App {
-	app := &cli.App{
+// newApp builds the frame for one run: the tree of commands with their help and completion. action is what cmd does, and
+// flags are those that each command has. The frame's own help and version flags are variables of its package, shared by
+// all runs; they are hidden, and ours of the same names take their place.
+func newApp(root, cmd *command, env *Env, flags func(*command) []*option, action cli.ActionFunc) *cli.App {
+	return &cli.App{
 		Name: root.name, HelpName: root.name, Usage: root.brief, Version: version.Version,
 		HideHelp: true, HideHelpCommand: true, HideVersion: true, EnableBashCompletion: true, DisableSliceFlagSeparator: true,
 		Writer: env.Stdout, ErrWriter: env.Stderr,
-		ExitErrHandler:        func(*cli.Context, error) {},
-		OnUsageError:          func(_ *cli.Context, err error, _ bool) error { return usagef(err.Error(), "") },
-		CustomAppHelpTemplate: template(root),
+		ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError:   usageProblem,
+		Flags:          cliFlags(flags(root)), Commands: cliCommands(root, cmd, flags, action), Action: action,
 	}
-	if len(root.subs) == 0 {
-		app.Flags, app.Action = cliFlags(root), action
-		return app
-	}
-	app.Flags = cliFlags(root)
-	app.Commands = cliCommands(root, cmd, action)
-	app.Action = action
-	return app
 }
 
-func cliCommands(parent, chosen *command, action cli.ActionFunc) []*cli.Command {
+func cliCommands(parent, chosen *command, flags func(*command) []*option, action cli.ActionFunc) []*cli.Command {
 	var out []*cli.Command
 	for _, s := range parent.subs {
 		c := &cli.Command{
-			Name: s.name, Usage: s.brief, HideHelp: true, HideHelpCommand: true, CustomHelpTemplate: template(s),
-			Subcommands: cliCommands(s, chosen, action), Flags: cliFlags(s),
-			OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usagef(err.Error(), "") },
+			Name: s.name, Usage: s.brief, HideHelp: true, HideHelpCommand: true, OnUsageError: usageProblem,
+			Subcommands: cliCommands(s, chosen, flags, action), Flags: cliFlags(flags(s)),
 		}
 		if s == chosen {
 			c.Action = action
@@ -51,9 +42,11 @@ func cliCommands(parent, chosen *command, action cli.ActionFunc) []*cli.Command 
 	return out
 }
 
-func cliFlags(cmd *command) []cli.Flag {
+func usageProblem(_ *cli.Context, err error, _ bool) error { return &usageError{msg: err.Error()} }
+
+func cliFlags(flags []*option) []cli.Flag {
 	var out []cli.Flag
-	for _, f := range cmd.allFlags() {
+	for _, f := range flags {
 		var aliases []string
 		if f.short != "" {
 			aliases = []string{f.short}
@@ -70,22 +63,28 @@ func cliFlags(cmd *command) []cli.Flag {
 	return out
 }
 
-// runApp lets the frame run cmd with a parsed command line, written in its plainest form.
+// runApp lets the frame run cmd with a parsed command line, written in its plainest form. It is told only of the flags
+// that were given: making all of them takes longer than everything else before the first byte is sent.
 func runApp(ctx context.Context, root, cmd *command, c *call, action cli.ActionFunc) error {
 	words := strings.Split(cmd.path, " ")
-	if c.on("help") {
-		words = append(words, "--help")
-	} else {
-		for _, g := range c.flags {
-			if g.flag.arg == "" {
-				words = append(words, "--"+g.flag.name)
-			} else {
-				words = append(words, "--"+g.flag.name+"="+g.value)
-			}
+	var flags []*option
+	for _, g := range c.flags {
+		if !slices.Contains(flags, g.flag) {
+			flags = append(flags, g.flag)
 		}
-		words = append(append(words, "--"), c.args...)
+		if g.flag.arg == "" {
+			words = append(words, "--"+g.flag.name)
+		} else {
+			words = append(words, "--"+g.flag.name+"="+g.value)
+		}
 	}
-	return newApp(root, cmd, c.env, action).RunContext(ctx, words)
+	words = append(append(words, "--"), c.args...)
+	return newApp(root, cmd, c.env, func(of *command) []*option {
+		if of == cmd {
+			return flags
+		}
+		return nil
+	}, action).RunContext(ctx, words)
 }
 
 // completing reports whether the shell asks for completions.
@@ -95,12 +94,7 @@ func completing(args []string) bool {
 
 // complete prints what may come next on the command line.
 func complete(ctx context.Context, root *command, args []string, env *Env) error {
-	return newApp(root, nil, env, nil).RunContext(ctx, append([]string{root.name}, args...))
-}
-
-// template is a command's help text, fit to be taken for a template.
-func template(cmd *command) string {
-	return strings.ReplaceAll(helpText(cmd), "{{", "{{`{{`}}")
+	return newApp(root, nil, env, (*command).allFlags, nil).RunContext(ctx, append([]string{root.name}, args...))
 }
 
 // helpText is a command's help, laid out like a manual page.

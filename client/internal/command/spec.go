@@ -9,8 +9,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/fettle-hpc/fettle/client/jobscript"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/gres"
@@ -52,9 +50,7 @@ func (b *specBuilder) build() (*fettlev1.JobSpec, error) {
 	if !utf8.ValidString(s.WorkDir) {
 		return nil, errors.New("the current directory's name is not valid UTF-8; submit from another one or use --chdir")
 	}
-	check := proto.Clone(s).(*fettlev1.JobSpec)
-	model.NormalizeSpec(check)
-	if err := model.ValidateSpec(check); err != nil {
+	if err := model.ValidateSpec(s); err != nil {
 		return nil, b.locate(err)
 	}
 	return s, nil
