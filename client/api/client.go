@@ -215,8 +215,8 @@ func (c *Client) tryOne(addr string, try func(*peer) error) verdict {
 		return verdict{action: done}
 	}
 	v := judge(err)
-	if v.action == unclear && v.err.Code == codes.Unavailable {
-		if dialErr := p.neverUp(dials); dialErr != nil {
+	if v.action == unclear {
+		if never, dialErr := p.neverUp(dials); never {
 			v.action, v.down, v.err.reach = elsewhere, true, reachText(dialErr)
 		}
 	}
@@ -308,7 +308,7 @@ func (c *Client) peer(addr string) (*peer, error) {
 func (c *Client) gaveUp(ctx context.Context, last *Error, unknown bool) *Error {
 	e := &Error{Code: codes.Unavailable, Unknown: unknown, Cause: last}
 	if ctx.Err() != nil {
-		e.Code, e.Problem, e.Cause = codes.Canceled, "interrupted", context.Cause(ctx)
+		e.Code, e.Problem, e.Cause = codes.Canceled, "interrupted", ctx.Err()
 		return e
 	}
 	switch {

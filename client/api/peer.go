@@ -52,23 +52,23 @@ func (p *peer) dials() dialState {
 	return dialState{p.opened, p.up}
 }
 
-// neverUp returns why no connection has been there since before was taken; nil when one was, so that something may have
-// been sent over it.
-func (p *peer) neverUp(before dialState) error {
+// neverUp reports whether no connection has been there since before was taken, so that nothing can have been sent; err is
+// why, nil when the dial is still going on.
+func (p *peer) neverUp(before dialState) (never bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if before.up || p.opened != before.opened {
-		return nil
+		return false, nil
 	}
-	return p.lastErr
+	return true, p.lastErr
 }
 
-// reachText says in few words why a dial failed.
+// reachText says in few words why a dial failed, or with nil that it took too long.
 func reachText(err error) string {
 	var errno syscall.Errno
 	var dns *net.DNSError
 	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+	case err == nil, errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return "no connection in time"
 	case errors.As(err, &errno):
 		return errno.Error()

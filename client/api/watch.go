@@ -98,7 +98,7 @@ func (c *Client) nextEvent(ctx context.Context, id uint64, index *uint64) error 
 		}
 	}
 	if ctx.Err() != nil {
-		return &Error{Code: codes.Canceled, Problem: "interrupted", Cause: context.Cause(ctx)}
+		return &Error{Code: codes.Canceled, Problem: "interrupted", Cause: ctx.Err()}
 	}
 	var e *Error
 	if errors.As(err, &e) && e.Code != codes.Unavailable && e.Code != codes.Canceled {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,6 +41,8 @@ type Cluster struct {
 	dir  string
 	st   *state
 	lock *os.File
+	// held are the ports that are kept for controllers until they start.
+	held map[string][]net.Listener
 }
 
 // Open takes the cluster in dir under its lock. Close it after use.
@@ -79,14 +82,19 @@ func lockDir(ctx context.Context, dir string) (*Cluster, error) {
 		select {
 		case <-ctx.Done():
 			f.Close()
-			return nil, context.Cause(ctx)
+			return nil, ctx.Err()
 		case <-tick.C:
 		}
 	}
 }
 
 // Close gives the lock back. The daemons go on.
-func (c *Cluster) Close() { c.lock.Close() }
+func (c *Cluster) Close() {
+	for name := range c.held {
+		c.freePorts(name)
+	}
+	c.lock.Close()
+}
 
 // Controllers are the client addresses.
 func (c *Cluster) Controllers() []string {
@@ -125,12 +133,11 @@ func (c *Cluster) plan(o Options) error {
 		return fmt.Errorf("nodes %d: the cluster in %s has %d; start anew with fettle down --wipe, or keep them", nodes, c.dir, len(st.Nodes))
 	}
 	for i := len(st.Controllers); i < controllers; i++ {
-		ports, err := freePorts(2, 7100+10*i)
-		if err != nil {
-			return err
-		}
 		st.Controllers = append(st.Controllers, controller{Name: fmt.Sprintf("c%d", i+1),
-			ClientAddr: fmt.Sprintf("127.0.0.1:%d", ports[0]), RaftAddr: fmt.Sprintf("127.0.0.1:%d", ports[1])})
+			ClientAddr: fmt.Sprintf("127.0.0.1:%d", 7100+10*i), RaftAddr: fmt.Sprintf("127.0.0.1:%d", 7101+10*i)})
+	}
+	if err := c.reservePorts(); err != nil {
+		return err
 	}
 	for i := len(st.Nodes); i < nodes; i++ {
 		st.Nodes = append(st.Nodes, node{Name: fmt.Sprintf("n%d", i+1)})
@@ -144,6 +151,37 @@ func (c *Cluster) plan(o Options) error {
 		return errors.New("gpu-type: names a type but no number of GPUs is declared; add --gpus N")
 	}
 	return nil
+}
+
+// reservePorts gives every controller that is no member yet and does not run two ports that are free, those that it had
+// if they are, and holds them until the controller is started. A member keeps its ports for ever: others know it by them.
+func (c *Cluster) reservePorts() error {
+	for i := range c.st.Controllers {
+		ct := &c.st.Controllers[i]
+		if _, ok := recorded(c.dir, ct.Name); ok || ct.Joined {
+			continue
+		}
+		for _, addr := range []*string{&ct.ClientAddr, &ct.RaftAddr} {
+			l, err := reserve(port(*addr))
+			if err != nil {
+				return err
+			}
+			*addr = l.Addr().String()
+			if c.held == nil {
+				c.held = make(map[string][]net.Listener)
+			}
+			c.held[ct.Name] = append(c.held[ct.Name], l)
+		}
+	}
+	return nil
+}
+
+// freePorts lets go of the ports that are held for a controller.
+func (c *Cluster) freePorts(name string) {
+	for _, l := range c.held[name] {
+		l.Close()
+	}
+	delete(c.held, name)
 }
 
 func set[T any](into *T, v *T) {

@@ -90,7 +90,7 @@ func (c *Cluster) CancelJobs(ctx context.Context, jobs Jobs) error {
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return fmt.Errorf("interrupted; the jobs are being cancelled, the daemons run on: %w", ctx.Err())
 		case <-deadline.C:
 			return fmt.Errorf("job %d has not ended after %s; see fctl show job %d, or leave it with --keep-jobs", last[0], limit, last[0])
 		case <-tick.C:

@@ -161,7 +161,12 @@ func TestPlan(t *testing.T) {
 	t.Parallel()
 	n := func(i int) *int { return &i }
 	s := func(v string) *string { return &v }
-	c := &Cluster{dir: "/d"}
+	c := &Cluster{dir: t.TempDir()}
+	defer func() {
+		for name := range c.held {
+			c.freePorts(name)
+		}
+	}()
 	if err := c.plan(Options{}); err != nil {
 		t.Fatal(err)
 	}
@@ -177,9 +182,28 @@ func TestPlan(t *testing.T) {
 			seen[a] = true
 		}
 	}
+	// Ports are kept until the controller starts, and kept for good once it is a member.
 	first := c.st.Controllers[0]
+	if l, err := net.Listen("tcp", first.ClientAddr); err == nil {
+		l.Close()
+		t.Error("a port was not reserved")
+	}
+	c.st.Controllers[0].Joined = true
+	first = c.st.Controllers[0]
+	for name := range c.held {
+		c.freePorts(name)
+	}
+	thief, err := net.Listen("tcp", c.st.Controllers[1].RaftAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer thief.Close()
+	second := c.st.Controllers[1]
 	if err := c.plan(Options{Controllers: 5, Nodes: 2, GPUs: n(8), GPUType: s("h100")}); err != nil {
 		t.Fatal(err)
+	}
+	if got := c.st.Controllers[1]; got.RaftAddr == second.RaftAddr || got.ClientAddr != second.ClientAddr {
+		t.Errorf("%+v became %+v when its Raft port was taken", second, got)
 	}
 	if len(c.st.Controllers) != 5 || c.st.Controllers[0] != first || c.st.Nodes[1].Name != "n2" {
 		t.Errorf("grown to %+v", c.st)

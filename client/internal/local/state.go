@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 )
 
 // stateFile is the file in the directory that says what the cluster consists of.
@@ -137,24 +139,21 @@ func writeFile(path string, data []byte) error {
 	return os.Rename(f.Name(), path)
 }
 
-// freePorts finds n free TCP ports of the loopback interface, first of all want when they are free.
-func freePorts(n, want int) ([]int, error) {
-	var open []net.Listener
-	defer func() {
-		for _, l := range open {
-			l.Close()
+// Ports are looked for below the range that the kernel gives to outgoing connections, so that none of those sits on a
+// daemon's port while the daemon is down.
+const (
+	lowestPort  = 10000
+	highestPort = 32000
+)
+
+// reserve takes a free TCP port of the loopback interface, want if it is free, and keeps it until the listener is closed.
+func reserve(want int) (net.Listener, error) {
+	for range 200 {
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(want)))
+		if err == nil {
+			return l, nil
 		}
-	}()
-	ports := make([]int, 0, n)
-	for i := range n {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", want+i))
-		if err != nil {
-			if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-				return nil, fmt.Errorf("no free port: %w", err)
-			}
-		}
-		open = append(open, l)
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		want = lowestPort + rand.IntN(highestPort-lowestPort)
 	}
-	return ports, nil
+	return nil, errors.New("no free port was found; end what holds them")
 }

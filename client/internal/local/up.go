@@ -189,6 +189,7 @@ func (u *starter) controller(ct controller, args ...string) error {
 	if _, ok := recorded(u.dir, ct.Name); ok {
 		return nil
 	}
+	u.freePorts(ct.Name)
 	return u.daemon("fettle-ctld", ct.Name, "controller "+ct.Name+" on "+ct.ClientAddr, args...)
 }
 
@@ -251,7 +252,7 @@ func (u *starter) wait(ctx context.Context, msg string, f func(context.Context) 
 			if errors.Is(context.Cause(ctx), errSlow) {
 				return fmt.Errorf("the cluster was not up within %s: %s; see the logs under %s, or run fettle up again to wait on", u.o.Timeout, missing, u.dir)
 			}
-			return context.Cause(ctx)
+			return fmt.Errorf("interrupted; what was started runs on, see fettle status: %w", ctx.Err())
 		case <-tick.C:
 		}
 	}
