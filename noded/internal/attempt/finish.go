@@ -15,6 +15,17 @@ func (m *Manager) finish(e *entry) {
 	if err != nil {
 		m.logEntry(e, "an attempt's file cannot be read", err)
 	}
+	m.mu.Lock()
+	p := e.shim
+	e.shim = nil
+	m.mu.Unlock()
+	switch {
+	case p == nil:
+	case recs.Exit != nil:
+		m.releaseShim(p)
+	default:
+		m.dismiss(p)
+	}
 	switch {
 	case recs.Exit != nil:
 		m.settle(e, exitProto(recs.Exit))

@@ -36,15 +36,15 @@ type entry struct {
 	info  *info
 	// records is where the records of the attempt's file begin; 0 when it is not known.
 	records int
-	pid     int
-	pidfd   int // -1 when the kernel has none, or the shim has not said its pid
+	// shim is the one that this daemon gave the attempt to, adopted that of an earlier daemon.
+	shim, adopted *shimProc
 	// stop, when set, is the grace that a stop before the shim was there asked for; limit likewise.
 	stop  *int64
 	limit *int64
 
-	// Of the watcher.
-	notify int // -1 once closed
-	child  bool
+	// notify is the reading end of the pipe that the shim closes when the attempt is over; -1 once it is closed here. It is
+	// the watcher's.
+	notify int
 
 	// ended is closed when no process is left that could write: what follows the attempt's files reads to the end.
 	ended chan struct{}
@@ -84,6 +84,8 @@ type Manager struct {
 	// spares are empty attempt files.
 	spares   []string
 	spareSeq uint64
+	// idle are shims without an attempt, longest idle first.
+	idle []*shimProc
 
 	planners chan struct{}
 	newNames chan struct{}
@@ -136,9 +138,16 @@ func (m *Manager) close() {
 	m.closed = true
 	m.wake.Broadcast()
 	m.mu.Unlock()
-	m.watch.stop()
+	m.watch.interrupt()
 	m.wg.Wait()
 	m.watch.close()
+	// Shims whose socket is closed end with what they have in hand.
+	m.dismissIdle(m.cfg.Now().Add(idleFor))
+	for _, e := range m.entries {
+		if e.shim != nil {
+			m.dismiss(e.shim)
+		}
+	}
 	_ = m.shimLog.Close()
 	_ = m.devNull.Close()
 }
@@ -180,7 +189,7 @@ func (m *Manager) worker() {
 
 // Start starts an attempt.
 func (m *Manager) Start(s nodemachine.StartShim) {
-	e := &entry{key: s.Key, start: s, pidfd: -1, notify: -1, ended: make(chan struct{})}
+	e := &entry{key: s.Key, start: s, notify: -1, ended: make(chan struct{})}
 	m.mu.Lock()
 	if m.entries[s.Key] != nil {
 		m.mu.Unlock()
@@ -257,17 +266,6 @@ func (m *Manager) tell(e *entry, c *handoff.Control) {
 	m.poke(e)
 }
 
-// poke makes a shim look at its control file. SIGCONT does no harm to one that is not ready for it, and one that is not
-// looks at the file anyway.
-func (m *Manager) poke(e *entry) {
-	switch {
-	case e.pidfd >= 0:
-		_ = unix.PidfdSendSignal(e.pidfd, unix.SIGCONT, nil, 0)
-	case e.pid > 0:
-		_ = unix.Kill(e.pid, unix.SIGCONT)
-	}
-}
-
 // Forget removes an attempt whose end was acknowledged.
 func (m *Manager) Forget(k nodemachine.Key) {
 	m.enqueue(func() {
@@ -326,7 +324,7 @@ var closedChan = func() <-chan struct{} {
 	return c
 }()
 
-// begin makes the attempt's files and forks its shim.
+// begin makes the attempt's files and hands them to a shim.
 func (m *Manager) begin(e *entry) {
 	err := m.launch(e)
 	if err == nil {
@@ -381,7 +379,7 @@ func (m *Manager) launch(e *entry) error {
 	m.mu.Lock()
 	e.records = size
 	m.mu.Unlock()
-	err = m.spawn(e, file)
+	err = m.hand(e, file)
 	_ = file.Close() // the shim has its own hold
 	if err != nil {
 		m.release(e, cg)
@@ -397,9 +395,9 @@ func (m *Manager) setOver(e *entry) {
 	defer m.mu.Unlock()
 	e.phase = over
 	e.start = nodemachine.StartShim{Key: e.key}
-	if e.pidfd >= 0 {
-		_ = unix.Close(e.pidfd)
-		e.pidfd = -1
+	if e.adopted != nil && e.adopted.pidfd >= 0 {
+		_ = unix.Close(e.adopted.pidfd)
+		e.adopted.pidfd = -1
 	}
 	e.close()
 }

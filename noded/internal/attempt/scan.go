@@ -23,7 +23,7 @@ func (m *Manager) Scan() ([]nodemachine.Found, error) {
 		if !ok || !d.Type().IsRegular() {
 			continue
 		}
-		e := &entry{key: k, pidfd: -1, notify: -1, ended: make(chan struct{})}
+		e := &entry{key: k, notify: -1, ended: make(chan struct{})}
 		m.mu.Lock()
 		m.entries[k] = e
 		m.mu.Unlock()

@@ -2,8 +2,8 @@
 // started it, and may be of an older version than the daemon that next finds it; so everything between them is in files,
 // in a format that says its version and lets later fields and records be skipped.
 //
-// An attempt has one file. Whoever owns the attempt holds a flock on it: the daemon until it forks, the shim, which
-// inherits the open file, for its whole life. It begins with the Order, written before the fork; after it come records,
+// An attempt has one file. Whoever owns the attempt holds a flock on it: the daemon until it hands the open file to a shim,
+// the shim until the attempt is over. It begins with the Order, written before it is handed over; after it come records,
 // appended by either side:
 //
 //	Shim     the shim's pid, when it listens
@@ -23,13 +23,11 @@ package handoff
 // ScriptFile is the name of a job's script in the attempt's own directory.
 const ScriptFile = "script"
 
-// File descriptors that the daemon gives a shim.
-const (
-	// AttemptFD is the attempt's file, locked, open for reading and appending.
-	AttemptFD = 3
-	// NotifyFD is the write end of a pipe: one NotifyStarted when the first process runs, end of file when the shim is gone.
-	NotifyFD = 4
-)
+// OrdersFD is a shim's end of a socket (SOCK_SEQPACKET) on which the daemon gives it attempts, one after another. A message
+// is the name of the attempt's file, and carries two descriptors: the file, locked and open for reading and appending, and
+// the write end of a pipe, which gets one NotifyStarted when the first process runs and is closed when the attempt is over.
+// The shim ends when the socket is closed, after the attempt that it has in hand.
+const OrdersFD = 3
 
-// NotifyStarted is what a shim writes to NotifyFD once the attempt's first process has been executed.
+// NotifyStarted is what a shim writes to the pipe once the attempt's first process has been executed.
 const NotifyStarted = 'S'

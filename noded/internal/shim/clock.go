@@ -49,7 +49,14 @@ func (a *alarm) set(atMS int64) error {
 	return os.NewSyscallError("timerfd_settime", unix.TimerfdSettime(timerFD(a.f), unix.TFD_TIMER_ABSTIME, &spec, nil))
 }
 
-// listen ends with the process; it is the only goroutine beside the main one.
+// close silences the alarm for good.
+func (a *alarm) close() {
+	if a.f != nil {
+		_ = a.f.Close()
+	}
+}
+
+// listen ends with close.
 func (a *alarm) listen() {
 	buf := make([]byte, 8)
 	for {

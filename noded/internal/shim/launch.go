@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -49,26 +51,48 @@ func blame(what string, err error) error {
 // Everything that the process is to inherit (cgroup, mounts, credentials, working directory) is set up on one thread of
 // the shim, which then forks and is thrown away. The shim's other threads keep their own; a second program that would
 // do the same between fork and exec would double the cost of a start.
-//
-// The caller's goroutine is locked to the process's first thread; it is unlocked afterwards.
-func launch(o *handoff.Order) (int, error) {
-	defer runtime.UnlockOSThread()
+func launch(o *handoff.Order) (pid int, err error) {
 	if harmless(o) {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		return launchOnThread(o)
 	}
-	type result struct {
-		pid int
-		err error
+	tid := throwAway(func() { pid, err = launchOnThread(o) })
+	if err == nil && o.SwitchUser && o.UID != 0 {
+		awaitThreadEnd(tid)
 	}
-	ch := make(chan result, 1)
+	return pid, err
+}
+
+// throwAway runs f on a thread that is never used again, and names the thread.
+func throwAway(f func()) (tid int) {
+	done := make(chan int)
 	go func() {
-		// Never unlocked: the thread ends with the goroutine.
 		runtime.LockOSThread()
-		pid, err := launchOnThread(o)
-		ch <- result{pid, err}
+		if unix.Gettid() == unix.Getpid() {
+			// The process's first thread cannot be thrown away. Held here, it is not the next one's either.
+			done <- throwAway(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+		done <- unix.Gettid()
+		// Never unlocked: the thread ends with the goroutine.
 	}()
-	r := <-ch
-	return r.pid, r.err
+	return <-done
+}
+
+// awaitThreadEnd waits until the thread that became the job's user is gone: while it lives that user may signal it, and
+// with it the shim, which may own another's attempt later.
+func awaitThreadEnd(tid int) {
+	path := "/proc/self/task/" + strconv.Itoa(tid)
+	for range 1_000 {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) != nil {
+			return
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
 }
 
 // harmless says whether the thread that the shim goes on with may be the one: it gives up no right that the shim needs,

@@ -30,30 +30,78 @@ const (
 	pollEmptyMS = 20
 )
 
-// Run owns the attempt whose file is handoff.AttemptFD until it is over, and returns the shim's exit status. path is the
-// file's name.
-func Run(path string) int {
+// Serve takes attempts from handoff.OrdersFD, one after another, and owns each until it is over. It returns the shim's exit
+// status when the daemon has closed the socket.
+func Serve() int {
 	if err := closeAllOnExec(); err != nil {
-		return broken(path, err)
+		return broken("start", err)
 	}
-	file := os.NewFile(handoff.AttemptFD, path)
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return broken("start", os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", err))
+	}
+	sigs := make(chan os.Signal, 16)
+	// SIGCONT says that there is something in the attempt's file; its default does no harm to a shim that has none.
+	signal.Notify(sigs, unix.SIGCHLD, unix.SIGCONT, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	for {
+		file, notify, err := receive(handoff.OrdersFD)
+		if err != nil {
+			return broken("orders", err)
+		}
+		if file == nil {
+			return exitDone
+		}
+		err = own(file, notify, sigs)
+		// The lock goes first: whoever hears the pipe close finds the attempt over.
+		_ = file.Close()
+		_ = unix.Close(notify)
+		if err != nil {
+			return broken(file.Name(), err)
+		}
+	}
+}
+
+// receive waits for an attempt; a nil file says that there will be none.
+func receive(sock int) (file *os.File, notify int, err error) {
+	name := make([]byte, 4096)
+	rights := make([]byte, unix.CmsgSpace(2*4))
+	var n, rn int
+	for {
+		n, rn, _, _, err = unix.Recvmsg(sock, name, rights, unix.MSG_CMSG_CLOEXEC)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil || n == 0 {
+		return nil, -1, os.NewSyscallError("recvmsg", err)
+	}
+	msgs, err := unix.ParseSocketControlMessage(rights[:rn])
+	if err != nil || len(msgs) != 1 {
+		return nil, -1, errors.New("an order without descriptors")
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) != 2 {
+		return nil, -1, errors.New("an order without descriptors")
+	}
+	return os.NewFile(uintptr(fds[0]), string(name[:n])), fds[1], nil
+}
+
+// own sees one attempt to its end.
+func own(file *os.File, notify int, sigs chan os.Signal) error {
 	b, err := readFrom(file, 0)
 	if err != nil {
-		return broken(path, err)
+		return err
 	}
 	order, size, err := handoff.ParseOrder(b)
 	if err != nil {
-		return broken(path, errors.New("order: "+err.Error()))
+		return errors.New("order: " + err.Error())
 	}
-	s := &shim{file: file, order: order, graceMS: max(0, order.GraceMS), recordsFrom: int64(size)}
+	s := &shim{file: file, notify: notify, sigs: sigs, order: order, graceMS: max(0, order.GraceMS), recordsFrom: int64(size)}
+	defer s.alarm.close()
 	if err := s.listen(); err != nil {
-		return broken(path, err)
+		return err
 	}
 	exit := s.run()
-	if err := WriteExit(file, exit); err != nil {
-		return broken(path, err)
-	}
-	return exitDone
+	return WriteExit(file, exit)
 }
 
 // broken tells the shims' common log. The daemon sees that there is no exit record.
@@ -63,10 +111,11 @@ func broken(path string, err error) int {
 }
 
 type shim struct {
-	file  *os.File
-	order *handoff.Order
-	tree  killtree.Tree // the cgroup, nil without one
-	below killtree.Descendants
+	file   *os.File
+	notify int
+	order  *handoff.Order
+	tree   killtree.Tree // the cgroup, nil without one
+	below  killtree.Descendants
 
 	sigs  chan os.Signal
 	alarm alarm
@@ -90,12 +139,9 @@ type shim struct {
 
 // listen makes the shim able to be found and told things, before anything else happens.
 func (s *shim) listen() error {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", err)
+	for len(s.sigs) > 0 {
+		<-s.sigs // of the attempt before
 	}
-	s.sigs = make(chan os.Signal, 16)
-	// SIGCONT says that there is something in the control file; its default does no harm to a shim that is not ready yet.
-	signal.Notify(s.sigs, unix.SIGCHLD, unix.SIGCONT, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	s.below.Root = os.Getpid()
 	switch cg := s.order.Cgroup; {
 	case cg.V2Dir != "":
@@ -139,7 +185,7 @@ func (s *shim) run() *handoff.Exit {
 		return &never
 	}
 	s.main = pid
-	_, _ = unix.Write(handoff.NotifyFD, []byte{handoff.NotifyStarted})
+	_, _ = unix.Write(s.notify, []byte{handoff.NotifyStarted})
 	s.loop()
 	s.exit.OOMKilled = oomKilled(s.order.Cgroup)
 	s.exit.EndMS = wallNow()
