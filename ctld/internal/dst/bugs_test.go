@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
+	"github.com/fettle-hpc/fettle/ctld/internal/session"
 	"github.com/fettle-hpc/fettle/proto/nodemachine"
 )
 
@@ -34,6 +35,13 @@ func TestSeededBugsAreFound(t *testing.T) {
 	for _, name := range nodeBugs {
 		all = append(all, bug{"nodemachine/" + name, func(on bool) {
 			if err := nodemachine.SetBug(name, on); err != nil {
+				t.Fatal(err)
+			}
+		}})
+	}
+	for _, name := range session.Bugs() {
+		all = append(all, bug{"session/" + name, func(on bool) {
+			if err := session.SetBug(name, on); err != nil {
 				t.Fatal(err)
 			}
 		}})

@@ -178,7 +178,7 @@ func (s *sim) settled() bool {
 		s.client.releaseAll(held)
 	}
 	for n := range snap.Nodes {
-		if n.Drained {
+		if n.Drained && n.State != state.NodeDown {
 			s.client.resume(n.Name)
 		}
 	}
@@ -186,7 +186,7 @@ func (s *sim) settled() bool {
 		done = done && !sh.alive
 	}
 	for _, n := range s.nodes {
-		done = done && len(n.dirs) == 0
+		done = done && (n == s.lost || len(n.dirs) == 0)
 	}
 	return done
 }

@@ -154,6 +154,16 @@ func (c *client) releaseAll(held []uint64) {
 	}, func(r *fsm.Result) { c.sim.tracef("release of %v: %v %v", held, r.Err, r.Actions) })
 }
 
+// declareDead is an operator's word that nothing runs on a node any more.
+func (c *client) declareDead(node string) {
+	c.sim.tracef("%s is declared dead", node)
+	c.ask(func() *raftlogv1.Entry {
+		return &raftlogv1.Entry{Actor: &raftlogv1.Actor{User: "root", Admin: true}, Op: &raftlogv1.Entry_UpdateNode{UpdateNode: &fettlev1.UpdateNodeRequest{
+			Node: node, Action: fettlev1.NodeAction_NODE_ACTION_DECLARE_DEAD,
+		}}}
+	}, func(*fsm.Result) {})
+}
+
 // resume puts a drained node back to work.
 func (c *client) resume(node string) {
 	c.ask(func() *raftlogv1.Entry {

@@ -29,6 +29,8 @@ type controller struct {
 	fsm     *fsm.FSM
 	// skewMS is how wrong its clock is, aheadMS what it adds while it leads so that the log's time goes on (leader.Clock).
 	skewMS, aheadMS int64
+	// toldMS is the newest time that it told, at toldAt of the simulation.
+	toldMS, toldAt int64
 	// bootSkewMS is when its machine started: its CLOCK_BOOTTIME has nothing to do with anybody else's clock.
 	bootSkewMS int64
 
@@ -94,7 +96,21 @@ func (c *controller) restore() {
 	}
 }
 
-func (c *controller) wallMS() int64 { return 1_800_000_000_000 + c.sim.now + c.skewMS + c.aheadMS }
+// wallMS is the time of day as the controller tells it while it leads (leader.Clock): a clock that is set back makes it go
+// on at its own pace.
+func (c *controller) wallMS() int64 {
+	wall := 1_800_000_000_000 + c.sim.now + c.skewMS + c.aheadMS
+	c.toldMS = max(wall, c.toldMS+c.sim.now-c.toldAt)
+	c.toldAt = c.sim.now
+	return c.toldMS
+}
+
+// setClock sets the wall clock of the controller's machine, by as much as an hour.
+func (c *controller) setClock() {
+	by := c.sim.between(-3_600_000, 3_600_000)
+	c.sim.tracef("c%d: the clock is set by %d ms", c.id, by)
+	c.skewMS += by
+}
 
 // applyUpTo applies the log and returns the last entry's result.
 func (c *controller) applyUpTo(n int) *fsm.Result {
@@ -136,9 +152,10 @@ func (c *controller) restart() {
 
 // lead begins a term as the daemon does: everything applied, the term announced, then the work.
 func (c *controller) lead(term uint64) {
+	c.stepDown()
 	c.term, c.ready = term, false
 	c.applyUpTo(len(c.sim.log))
-	c.aheadMS = 0
+	c.aheadMS, c.toldMS, c.toldAt = 0, 0, c.sim.now
 	c.aheadMS = max(c.fsm.Store().Snapshot().NowMS()-c.wallMS(), 0)
 	c.announce(term)
 }

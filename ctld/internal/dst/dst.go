@@ -54,6 +54,8 @@ const (
 	unreachableMS = 3_000
 	leaseMS       = 8_000
 	marginMS      = 4_000
+	// patienceMS is within what a node that is lost for good has lost its jobs.
+	patienceMS = 60_000
 )
 
 // Run runs one seed. The error is a *Violation.
@@ -128,6 +130,10 @@ type sim struct {
 	client      *client
 	shims       []*shim
 
+	// lost is a node that never comes back after the faults, nil for none; healed is when they ended.
+	lost   *node
+	healed int64
+
 	stats     Stats
 	violation error
 	trace     []string
@@ -159,6 +165,7 @@ func (s *sim) run() {
 	s.heal()
 	for end := s.now + s.cfg.HealMS; s.violation == nil && s.now < end && !s.settled(); {
 		s.loop(min(s.now+5_000, end))
+		s.buryLost()
 	}
 	if s.violation == nil {
 		s.checkEnd()
@@ -205,7 +212,9 @@ func (s *sim) fault() {
 	}
 	c := s.controllers[s.rng.IntN(len(s.controllers))]
 	n := s.nodes[s.rng.IntN(len(s.nodes))]
-	switch s.rng.IntN(9) {
+	switch s.rng.IntN(10) {
+	case 9:
+		c.setClock()
 	case 0, 1:
 		c.crash()
 	case 2:
@@ -228,14 +237,40 @@ func (s *sim) heal() {
 	for _, c := range s.controllers {
 		c.restart()
 	}
+	if s.rng.IntN(4) == 0 {
+		s.lost = s.nodes[s.rng.IntN(len(s.nodes))]
+		s.lost.vanish(s.rng.IntN(2) == 0)
+	}
 	for _, n := range s.nodes {
+		if n == s.lost {
+			continue
+		}
 		n.isolatedUntil = 0
 		if !n.up {
 			n.boot()
 		}
 	}
+	s.healed = s.now
 	if s.leader < 0 {
 		s.elect()
+	}
+}
+
+// buryLost has an operator declare the lost node dead, once everything that its lease covered must have been fenced, and
+// nothing runs there any more.
+func (s *sim) buryLost() {
+	if s.lost == nil || s.now < s.healed+patienceMS {
+		return
+	}
+	snap := s.ref.Store().Snapshot()
+	for _, id := range snap.ActiveOn(s.lost.name) {
+		if j := snap.Job(id); j != nil && !j.Spec.GetNoRequeue() {
+			s.fail("I10: %s is lost for %d ms, and job %d still waits for it", s.lost.name, s.now-s.healed, id)
+			return
+		}
+	}
+	if n := snap.Node(s.lost.name); n != nil && n.State != state.NodeDown && !s.lost.alive() {
+		s.client.declareDead(s.lost.name)
 	}
 }
 
@@ -258,6 +293,16 @@ func (s *sim) propose(c *controller, e *raftlogv1.Entry, done func(*fsm.Result, 
 	data, err := fsm.Encode(e)
 	if err != nil {
 		s.fail("encode: %v", err)
+		return
+	}
+	if s.leader != c.id || s.term != c.term {
+		// Nobody follows it any more: what it proposes is never committed, and it learns of that late.
+		gen := c.gen
+		s.after(s.between(500, 5_000), func() {
+			if c.gen == gen {
+				done(nil, false)
+			}
+		})
 		return
 	}
 	p := &proposal{data: data, from: c, gen: c.gen, term: c.term, done: done}
@@ -354,7 +399,12 @@ func (s *sim) depose() {
 	}
 	old.lostAt = s.now
 	gen, term := old.gen, old.term
-	s.after(s.between(0, 2_500), func() {
+	believes := s.between(0, 2_500)
+	if s.chance(0.2) {
+		// Its process was stopped, or it is cut off together with some nodes.
+		believes = s.between(2_500, 40_000)
+	}
+	s.after(believes, func() {
 		if old.gen == gen && old.term == term {
 			old.stepDown()
 		}

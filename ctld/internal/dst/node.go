@@ -21,7 +21,9 @@ type node struct {
 	sim  *sim
 	name string
 	// up is whether the node daemon runs; the shims live on without it.
-	up            bool
+	up bool
+	// off is whether its power is gone for good.
+	off           bool
 	gen           int
 	boots         int
 	skewMS        int64
@@ -69,6 +71,9 @@ func (n *node) inventory() *fettlev1.Inventory {
 
 // boot starts the daemon over what is on disk.
 func (n *node) boot() {
+	if n.off {
+		return
+	}
 	n.up = true
 	n.gen++
 	n.written, n.syncing = nil, false
@@ -144,9 +149,7 @@ func (n *node) reboot() {
 	if n.up {
 		n.halt()
 	}
-	for _, sh := range n.dirs {
-		sh.alive = false
-	}
+	n.end()
 	n.boots++
 	n.skewMS = 0
 	n.lease = nodemachine.Lease{}
@@ -163,6 +166,38 @@ func (n *node) isolate(ms int64) {
 	n.sim.tracef("%s is cut off for %d ms", n.name, ms)
 	n.isolatedUntil = n.sim.now + ms
 	n.breakStream()
+}
+
+// vanish takes the node away for good: its power is gone, or its network, while what runs there runs on.
+func (n *node) vanish(power bool) {
+	n.sim.tracef("%s is gone for good", n.name)
+	if !power {
+		n.isolate(1 << 50)
+		return
+	}
+	if n.up {
+		n.halt()
+	}
+	n.gen++
+	n.off = true
+	n.end()
+}
+
+// end ends all processes on the node without a record.
+func (n *node) end() {
+	for _, sh := range n.dirs {
+		sh.alive = false
+	}
+}
+
+// alive reports whether anything that an attempt started runs on the node.
+func (n *node) alive() bool {
+	for _, sh := range n.sim.shims {
+		if sh.node == n && sh.alive {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *node) breakStream() {
@@ -209,6 +244,14 @@ func (n *node) carryOut(o nodemachine.Output) {
 			n.sim.after(delay, func() { n.sync(gen) })
 		}
 	case nodemachine.StartShim:
+		if n.sim.chance(0.03) {
+			// The worst moment: between the decision and what follows from it.
+			n.sim.after(n.sim.between(0, 10), func() {
+				if n.gen == gen {
+					n.crash()
+				}
+			})
+		}
 		n.sim.after(n.sim.between(1, 8), func() { n.startShim(gen, o) })
 	case nodemachine.StopShim:
 		if sh := n.dirs[o.Key]; sh != nil {
@@ -248,6 +291,9 @@ func (n *node) sync(gen int) {
 }
 
 func (n *node) startShim(gen int, o nodemachine.StartShim) {
+	if n.off {
+		return
+	}
 	if n.gen != gen && (n.up || n.sim.rng.IntN(2) == 0) {
 		// The daemon died between deciding and forking; only sometimes was the fork made.
 		return
