@@ -44,6 +44,8 @@ type Scheduler struct {
 	waits atomic.Pointer[map[uint64]sched.Wait]
 	// queue holds the jobs that may start, later those that may at a known time. Held jobs are in neither.
 	queue, later *sched.Queue
+	// refused are the waiting jobs whose placement the log refused lately.
+	refused map[uint64]refusal
 	// mu guards queue against readers of scores.
 	mu     sync.RWMutex
 	stats  stats
@@ -52,7 +54,7 @@ type Scheduler struct {
 
 // NewScheduler makes a scheduler that does nothing until Lead.
 func NewScheduler(cfg SchedulerConfig) *Scheduler {
-	return &Scheduler{cfg: cfg, wake: make(chan struct{}, 1), queue: sched.NewQueue(), later: sched.NewQueue()}
+	return &Scheduler{cfg: cfg, wake: make(chan struct{}, 1), queue: sched.NewQueue(), later: sched.NewQueue(), refused: map[uint64]refusal{}}
 }
 
 // Wake asks for a cycle soon: something outside the log changed, such as a node's session.
@@ -97,7 +99,7 @@ const retryAfterRejection = time.Second
 func (s *Scheduler) Lead(ctx context.Context, term uint64) {
 	sub := s.cfg.Store.Subscribe(4096)
 	defer sub.Close()
-	defer s.waits.Store(nil)
+	defer s.forget()
 	changes := newChanges()
 	changes.resync()
 	timer := time.NewTimer(0)
@@ -132,6 +134,15 @@ func (s *Scheduler) Lead(ctx context.Context, term uint64) {
 	}
 }
 
+// forget drops what is known of the queue: another leader orders it now.
+func (s *Scheduler) forget() {
+	s.waits.Store(nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue, s.later = sched.NewQueue(), sched.NewQueue()
+	clear(s.refused)
+}
+
 // minGap is the least time between the starts of two cycles: what happens meanwhile goes into one. A change after a
 // quiet time is planned at once.
 const minGap = 4 * time.Millisecond
@@ -146,16 +157,19 @@ func (s *Scheduler) cycle(ctx context.Context, term uint64, ch *changes) time.Du
 	now := s.cfg.Now().UnixMilli()
 	s.mu.Lock()
 	s.ripen(now, ch)
-	s.rescore(ctx, snap, now, ch)
+	scored := s.rescore(ctx, snap, now, ch)
 	s.mu.Unlock()
-	plan := sched.Cycle(sched.Input{Snapshot: snap, NowMS: now, Order: s.queue.All(), Connected: s.cfg.Connected()})
+	plan := sched.Cycle(sched.Input{Snapshot: snap, NowMS: now, Order: s.order(now), Connected: s.cfg.Connected()})
+	next := s.parked(now, plan.Waits)
 	s.waits.Store(&plan.Waits)
 	s.stats.add(time.Since(began))
-	next := idle
 	for id := range s.later.All() {
 		at, _ := s.later.Score(id)
-		next = max(time.Duration(at-now)*time.Millisecond, time.Millisecond)
+		next = min(next, max(time.Duration(at-now)*time.Millisecond, time.Millisecond))
 		break
+	}
+	if !scored {
+		next = min(next, retryAfterRejection)
 	}
 	if len(plan.Placements) == 0 {
 		return next
@@ -167,33 +181,27 @@ func (s *Scheduler) cycle(ctx context.Context, term uint64, ch *changes) time.Du
 		}
 		return retryAfterRejection
 	}
-	rejected := 0
 	if res.Err != nil {
 		s.cfg.Logger.Warn("plan refused", "placements", len(plan.Placements), "err", res.Err.Error())
 		return retryAfterRejection
 	}
-	for _, a := range res.Placements {
-		if a.Err != nil {
-			rejected++
-			s.cfg.Logger.Warn("placement rejected", "job", a.JobID, "err", a.Err.Error())
-		}
-	}
-	switch {
-	case rejected == len(plan.Placements):
-		return retryAfterRejection
+	switch rejected, parked := s.note(res.Placements, now); {
+	case rejected == len(plan.Placements) && parked == 0:
+		return min(next, retryAfterRejection)
 	case plan.More || rejected > 0:
 		return 0
 	}
 	return next
 }
 
-// rescore brings the queue up to the snapshot.
-func (s *Scheduler) rescore(ctx context.Context, snap *state.Snapshot, now int64, ch *changes) {
+// rescore brings the queue up to the snapshot; false when there was no answer to what changed.
+func (s *Scheduler) rescore(ctx context.Context, snap *state.Snapshot, now int64, ch *changes) bool {
 	var cols policy.Columns
 	var removed []uint64
 	reset := ch.all
 	if reset {
 		s.queue, s.later = sched.NewQueue(), sched.NewQueue()
+		clear(s.refused)
 		for j := range snap.Pending {
 			if s.sort(j, now) {
 				cols.Append(columnsOf(j))
@@ -201,6 +209,7 @@ func (s *Scheduler) rescore(ctx context.Context, snap *state.Snapshot, now int64
 		}
 	} else {
 		for _, id := range slices.Compact(slices.Sorted(slices.Values(ch.jobs))) {
+			delete(s.refused, id)
 			if j := snap.Job(id); j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING && s.sort(j, now) {
 				cols.Append(columnsOf(j))
 				continue
@@ -215,13 +224,16 @@ func (s *Scheduler) rescore(ctx context.Context, snap *state.Snapshot, now int64
 	}
 	ch.reset()
 	if !reset && cols.Len() == 0 && len(removed) == 0 {
-		return
+		return true
 	}
 	scores, source, err := s.cfg.Scorer.Score(ctx, host.Delta{Full: reset, NowMS: now, Changed: cols, Removed: removed})
 	if err != nil {
-		// Only the end of the term interrupts it; if not, the next cycle hands everything over again.
+		// The next cycle hands everything over again.
+		if ctx.Err() == nil {
+			s.cfg.Logger.Error("queue not scored", "changed", cols.Len(), "removed", len(removed), "err", err)
+		}
 		ch.resync()
-		return
+		return false
 	}
 	if old := s.source.Swap(&source); old == nil || old.Builtin != source.Builtin {
 		s.cfg.Logger.Info("scheduling policy in use", "policy", source.String())
@@ -231,6 +243,7 @@ func (s *Scheduler) rescore(ctx context.Context, snap *state.Snapshot, now int64
 			s.queue.Set(id, scores.Score[i])
 		}
 	}
+	return true
 }
 
 // sort puts a waiting job where it belongs for now; true means into the queue.

@@ -42,8 +42,13 @@ func Announce(ctx context.Context, log Log, self *raftlogv1.ServerChange, term u
 		{Op: &raftlogv1.Entry_ServerChange{ServerChange: self}},
 	}
 	for _, e := range entries {
-		if _, err := log.Propose(ctx, e); err != nil {
+		res, err := log.Propose(ctx, e)
+		if err != nil {
 			return fmt.Errorf("announce term %d: %w", term, err)
+		}
+		// A refused address is no reason not to lead: clients that reach this controller are served.
+		if res.Err != nil && e.GetNewTerm() != nil {
+			return fmt.Errorf("announce term %d: %w", term, res.Err)
 		}
 	}
 	return nil
@@ -68,22 +73,41 @@ func (k *Keeper) Lead(ctx context.Context) {
 			last = index
 			k.propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_HashCheckpoint{HashCheckpoint: &raftlogv1.HashCheckpoint{Index: index, Hash: hash}}})
 		}
-		if ids := k.expired(); len(ids) > 0 {
-			k.propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_Purge{Purge: &raftlogv1.PurgeJobs{Ids: ids}}})
+		k.purge(ctx)
+	}
+}
+
+func (k *Keeper) propose(ctx context.Context, e *raftlogv1.Entry) bool {
+	res, err := k.Log.Propose(ctx, e)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		k.Logger.Warn("housekeeping not committed", "err", err)
+	case err == nil && res.Err != nil:
+		k.Logger.Error("housekeeping refused", "err", res.Err.Error())
+	}
+	return err == nil && res.Err == nil
+}
+
+const (
+	// maxPurge keeps one purge small, maxPurges a round of them: jobs may end by the hundred in a second.
+	maxPurge  = model.MaxPurgePerEntry
+	maxPurges = 100
+	// maxYoung is how many finished jobs that are still kept are looked past for older ones behind them.
+	maxYoung = 10_000
+)
+
+// purge forgets what is over the retention, in small entries.
+func (k *Keeper) purge(ctx context.Context) {
+	for range maxPurges {
+		ids := k.expired()
+		if len(ids) == 0 || !k.propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_Purge{Purge: &raftlogv1.PurgeJobs{Ids: ids}}}) {
+			return
 		}
 	}
 }
 
-func (k *Keeper) propose(ctx context.Context, e *raftlogv1.Entry) {
-	if _, err := k.Log.Propose(ctx, e); err != nil && ctx.Err() == nil {
-		k.Logger.Warn("housekeeping not committed", "err", err)
-	}
-}
-
-// maxPurge keeps one purge small.
-const maxPurge = 500
-
-// expired returns the oldest finished jobs that are over the retention, at most maxPurge of them.
+// expired returns the oldest finished jobs that are over the retention, at most maxPurge of them. Jobs end roughly in the
+// order of their ids, so it does not look at all of them.
 func (k *Keeper) expired() []uint64 {
 	maxAge, maxJobs := k.Retention.MaxAge, k.Retention.MaxJobs
 	if maxAge == 0 {
@@ -97,16 +121,16 @@ func (k *Keeper) expired() []uint64 {
 	over := counts.Finished() - maxJobs
 	before := k.Now().Add(-maxAge).UnixMilli()
 	var ids []uint64
+	young := 0
 	snap.Jobs(0, func(j *state.Job) bool {
-		if !model.Terminal(j.State) {
-			return true
+		switch {
+		case !model.Terminal(j.State):
+		case j.EndMS >= before && len(ids) >= over:
+			young++
+		default:
+			ids = append(ids, j.ID)
 		}
-		if j.EndMS >= before && len(ids) >= over {
-			// Jobs end roughly in the order of their ids; the next round finds what this one leaves.
-			return false
-		}
-		ids = append(ids, j.ID)
-		return len(ids) < maxPurge
+		return len(ids) < maxPurge && young < maxYoung
 	})
 	return ids
 }

@@ -45,7 +45,8 @@ type Request struct {
 	MemMiB  int64
 	// Nodelist, when not empty, names the only nodes that may be used; Exclude those that may not.
 	Nodelist, Exclude []string
-	// DeviceIndexes and DeviceUUIDs are cards that must be among those given on every node.
+	// DeviceIndexes are cards that must be among those given on every node, DeviceUUIDs cards that must be among those
+	// given on the nodes that have them, and those nodes among the job's.
 	DeviceIndexes []uint32
 	DeviceUUIDs   []string
 }
@@ -93,9 +94,53 @@ func (c *Cluster) Named(names []string) NodeSet {
 	return s
 }
 
+// Pinned returns the nodes that have the cards that r pins by UUID. It reports false when nobody has one of them, or when
+// they are on more nodes than r asks for.
+func (c *Cluster) Pinned(r *Request) (NodeSet, bool) {
+	s := NewNodeSet(len(c.nodes))
+	if len(r.DeviceUUIDs) == 0 {
+		return s, true
+	}
+	cards := 0
+	for i := range c.nodes {
+		if n := pinsOn(c.nodes[i].GPUs, r); n > 0 {
+			s.Add(i)
+			cards += n
+		}
+	}
+	return s, cards == len(r.DeviceUUIDs) && s.Len() <= max(r.Nodes, 1)
+}
+
+// pinsOn is how many of the cards that r pins by UUID are among gpus.
+func pinsOn(gpus []GPU, r *Request) int {
+	if len(r.DeviceUUIDs) == 0 {
+		return 0
+	}
+	n := 0
+	for i := range gpus {
+		if slices.Contains(r.DeviceUUIDs, gpus[i].UUID) {
+			n++
+		}
+	}
+	return n
+}
+
 // Eligible returns the nodes that could hold a share of r if they were ready and nothing ran on them.
 func (c *Cluster) Eligible(r *Request) NodeSet {
 	s := NewNodeSet(len(c.nodes))
+	pinned, ok := c.Pinned(r)
+	if !ok {
+		return s
+	}
+	if pinned.Len() == max(r.Nodes, 1) {
+		// There is no room for others.
+		for i := range pinned.All() {
+			if n := &c.nodes[i]; c.mayUse(r, n) && n.couldHold(r) {
+				s.Add(i)
+			}
+		}
+		return s
+	}
 	consider := func(i int) {
 		if n := &c.nodes[i]; !slices.Contains(r.Exclude, n.Name) && n.couldHold(r) {
 			s.Add(i)
@@ -115,15 +160,27 @@ func (c *Cluster) Eligible(r *Request) NodeSet {
 	return s
 }
 
+// mayUse reports whether the job's own lists allow a node.
+func (c *Cluster) mayUse(r *Request, n *Node) bool {
+	return !slices.Contains(r.Exclude, n.Name) && (len(r.Nodelist) == 0 || slices.Contains(r.Nodelist, n.Name))
+}
+
 // Place chooses r.Nodes of the allowed nodes and the cards on them, in rank order, or reports that it cannot.
 // It takes nothing: see Take.
 func (c *Cluster) Place(r *Request, allowed NodeSet) ([]*fettlev1.NodeAllocation, bool) {
 	type candidate struct {
 		node  int
 		cards []int
-		left  leftover
+		// optional is 0 for a node with pinned cards, which come first.
+		optional int
+		left     leftover
 	}
 	want := max(r.Nodes, 1)
+	pinned, ok := c.Pinned(r)
+	if !ok || pinned.Without(allowed).Len() > 0 {
+		return nil, false
+	}
+	must := pinned.Len()
 	var found []candidate
 	for i := range allowed.All() {
 		n := &c.nodes[i]
@@ -134,13 +191,18 @@ func (c *Cluster) Place(r *Request, allowed NodeSet) ([]*fettlev1.NodeAllocation
 		if !ok {
 			continue
 		}
-		found = append(found, candidate{node: i, cards: cards, left: leftover{gpus: freeLeft, cpus: n.CPUsFree - r.CPUs}})
+		f := candidate{node: i, cards: cards, optional: 1, left: leftover{gpus: freeLeft, cpus: n.CPUsFree - r.CPUs}}
+		if pinsOn(n.GPUs, r) > 0 {
+			f.optional = 0
+			must--
+		}
+		found = append(found, f)
 	}
-	if len(found) < want {
+	if len(found) < want || must > 0 {
 		return nil, false
 	}
 	slices.SortStableFunc(found, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(a.left.gpus, b.left.gpus), cmp.Compare(a.left.cpus, b.left.cpus), cmp.Compare(a.node, b.node))
+		return cmp.Or(cmp.Compare(a.optional, b.optional), cmp.Compare(a.left.gpus, b.left.gpus), cmp.Compare(a.left.cpus, b.left.cpus), cmp.Compare(a.node, b.node))
 	})
 	found = found[:want]
 	// Ranks follow the order of the nodes, so that neighbours by name are neighbours by rank.
@@ -249,7 +311,7 @@ func pickType(gpus []GPU, typ string, r *Request, may func(*GPU) bool) (cards []
 			rest = append(rest, i)
 		}
 	}
-	pins := len(r.DeviceIndexes) + len(r.DeviceUUIDs)
+	pins := len(r.DeviceIndexes) + pinsOn(gpus, r)
 	if len(cards) < pins || len(cards) > r.GPUs || count < r.GPUs {
 		return nil, 0, false
 	}

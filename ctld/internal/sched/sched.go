@@ -21,6 +21,10 @@ import (
 // DefaultMaxPlacements keeps one plan well under the size limit of a log entry.
 const DefaultMaxPlacements = 512
 
+// planBudget bounds the bytes of a plan's allocations, which grow with nodes and GPUs: with the rest of the entry they
+// stay under the limit of the log.
+const planBudget = model.MaxEntryBytes * 3 / 4
+
 // reasonsBeyond is how many jobs are told why they wait once nothing can start any more.
 const reasonsBeyond = 100
 
@@ -43,10 +47,14 @@ type Wait struct {
 	Detail string
 }
 
+// behindOthers is why a job waits of which a cycle says nothing.
+var behindOthers = Wait{Reason: fettlev1.Reason_REASON_PRIORITY}
+
 // Plan is what a cycle proposes.
 type Plan struct {
 	Placements []*raftlogv1.Placement
-	// Waits holds the jobs that were looked at and did not start. Eligible jobs that are not in it wait for those ahead of them.
+	// Waits holds the jobs that were looked at and did not start. Eligible jobs that are not in it wait for those ahead of
+	// them.
 	Waits map[uint64]Wait
 	// WakeMS is the next time at which a waiting job becomes eligible; 0 when none will by itself.
 	WakeMS int64
@@ -89,6 +97,9 @@ type cycle struct {
 	bySpec map[*fettlev1.JobSpec]*shape
 	plan   Plan
 	max    int
+	// bytes and parts are the size of the plan so far; stuffed says that the next placement does not go into it.
+	bytes, parts int
+	stuffed      bool
 }
 
 type partition struct {
@@ -101,7 +112,9 @@ type partition struct {
 type shape struct {
 	req      place.Request
 	eligible place.NodeSet
-	verdict  *Wait
+	// pinned are the nodes that have to be among those it gets.
+	pinned  place.NodeSet
+	verdict *Wait
 }
 
 func newCycle(in Input) *cycle {
@@ -134,7 +147,31 @@ func NodeView(n *state.Node, connected bool) place.Node {
 	return v
 }
 
-func (c *cycle) full() bool { return len(c.plan.Placements) >= c.max }
+func (c *cycle) full() bool { return c.stuffed || len(c.plan.Placements) >= c.max }
+
+// weigh is about how many bytes allocations take in the log.
+func weigh(allocs []*fettlev1.NodeAllocation) int {
+	n := 32
+	for _, a := range allocs {
+		n += len(a.GetNode()) + 24
+		for _, u := range a.GetGpuUuids() {
+			n += len(u) + 4
+		}
+	}
+	return n
+}
+
+// start puts a placement into the plan, unless the plan is full with what it has.
+func (c *cycle) start(j *state.Job, allocs []*fettlev1.NodeAllocation) {
+	bytes := weigh(allocs)
+	if len(c.plan.Placements) > 0 && (c.bytes+bytes > planBudget || c.parts+len(allocs) > model.MaxAllocationsPerEntry) {
+		c.stuffed = true
+		return
+	}
+	c.bytes, c.parts = c.bytes+bytes, c.parts+len(allocs)
+	c.cluster.Take(allocs)
+	c.plan.Placements = append(c.plan.Placements, &raftlogv1.Placement{JobId: j.ID, Attempt: j.Attempt + 1, Nodes: allocs})
+}
 
 func (c *cycle) consider(j *state.Job) {
 	if w, ok := c.notYet(j); ok {
@@ -148,12 +185,18 @@ func (c *cycle) consider(j *state.Job) {
 	}
 	s := c.shape(j, part)
 	if s.verdict != nil {
-		c.plan.Waits[j.ID] = *s.verdict
+		if *s.verdict != behindOthers {
+			c.plan.Waits[j.ID] = *s.verdict
+		}
 		return
 	}
 	if allocs, ok := c.cluster.Place(&s.req, s.eligible.And(c.ready)); ok {
-		c.cluster.Take(allocs)
-		c.plan.Placements = append(c.plan.Placements, &raftlogv1.Placement{JobId: j.ID, Attempt: j.Attempt + 1, Nodes: allocs})
+		if weigh(allocs) <= planBudget {
+			c.start(j, allocs)
+			return
+		}
+		s.verdict = &Wait{fettlev1.Reason_REASON_NO_SUITABLE_NODE, "its nodes and GPUs are too many for one entry of the log: ask for fewer"}
+		c.plan.Waits[j.ID] = *s.verdict
 		return
 	}
 	w := c.block(s)
@@ -161,7 +204,7 @@ func (c *cycle) consider(j *state.Job) {
 	// Later jobs of this shape wait behind this one.
 	behind := w
 	if w.Reason == fettlev1.Reason_REASON_RESOURCES {
-		behind = Wait{Reason: fettlev1.Reason_REASON_PRIORITY}
+		behind = behindOthers
 	}
 	s.verdict = &behind
 }
@@ -205,15 +248,15 @@ func (c *cycle) block(s *shape) Wait {
 		return Wait{fettlev1.Reason_REASON_NO_SUITABLE_NODE, "it asks for " + strconv.Itoa(want) + " nodes, only " + strconv.Itoa(n) + " could hold a share"}
 	}
 	up := s.eligible.And(c.cluster.Ready())
-	if up.Len() < want {
+	if up.Len() < want || s.pinned.Without(up).Len() > 0 {
 		return Wait{fettlev1.Reason_REASON_NODES_UNAVAILABLE, "the nodes that could hold it are down, drained or out of contact"}
 	}
 	free := s.eligible.And(c.ready)
-	ahead := free.Len() < want
+	ahead := free.Len() < want || s.pinned.Without(free).Len() > 0
 	c.ready = c.ready.Without(s.eligible)
 	if ahead {
 		// Other blocked jobs keep the nodes: it waits for them, not for resources of its own.
-		return Wait{Reason: fettlev1.Reason_REASON_PRIORITY}
+		return behindOthers
 	}
 	return Wait{Reason: fettlev1.Reason_REASON_RESOURCES}
 }
@@ -249,6 +292,9 @@ func (c *cycle) shape(j *state.Job, part partition) *shape {
 	s.eligible = c.cluster.Eligible(&s.req).And(part.nodes)
 	if m := spec.GetMethod(); m != "" && m != model.MethodScript {
 		s.eligible = s.eligible.And(c.withLauncher(m))
+	}
+	if s.pinned, _ = c.cluster.Pinned(&s.req); s.pinned.Without(s.eligible).Len() > 0 {
+		s.eligible = place.NewNodeSet(c.cluster.Len())
 	}
 	c.shapes[key], c.bySpec[spec] = s, s
 	return s
@@ -321,5 +367,5 @@ func WaitOf(j *state.Job, found func(job uint64) (Wait, bool), nowMS int64) Wait
 	if w, ok := found(j.ID); ok {
 		return w
 	}
-	return Wait{Reason: fettlev1.Reason_REASON_PRIORITY}
+	return behindOthers
 }

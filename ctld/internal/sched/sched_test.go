@@ -7,12 +7,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"pgregory.net/rapid"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/model"
+	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
 )
 
 // world builds a state: nodes with GPUs of a type, and waiting jobs.
@@ -326,5 +328,60 @@ func TestLauncherMustBeInstalled(t *testing.T) {
 	}
 	if p.Waits[f].Reason != fettlev1.Reason_REASON_NO_SUITABLE_NODE {
 		t.Errorf("a job whose launcher no node has waits for %v", p.Waits[f].Reason)
+	}
+}
+
+// A plan must fit into one entry of the log, however many nodes and GPUs its jobs get.
+func TestPlansFitIntoTheLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	const nodes, cards = 900, 16
+	for i := range nodes {
+		name := fmt.Sprintf("node-with-a-long-name-%04d", i)
+		w.node(name, "h100", cards, func(n *state.Node) {
+			for g, gpu := range n.Inventory.Gpus {
+				gpu.Uuid = fmt.Sprintf("GPU-%08d-%s-%04d", i, "aaaa-bbbb-cccc", g)
+			}
+		})
+	}
+	wide := func(n uint32) *fettlev1.JobSpec {
+		s := gpus(cards)
+		s.Nodes = n
+		return s
+	}
+	huge, first, second, third := w.job(wide(700)), w.job(wide(400)), w.job(wide(400)), w.job(wide(50))
+	p := w.cycle()
+	if got := started(p); !cmp.Equal(got, []uint64{first}) || !p.More {
+		t.Errorf("started %v, more %v; want only job %d and another cycle", got, p.More, first)
+	}
+	if r := p.Waits[huge]; r.Reason != fettlev1.Reason_REASON_NO_SUITABLE_NODE || r.Detail == "" {
+		t.Errorf("a job that no entry can hold waits for %v", r)
+	}
+	entry := &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: 9, Placements: p.Placements}}}
+	if size := proto.Size(entry); size > model.MaxEntryBytes-4096 {
+		t.Errorf("the plan has %d bytes", size)
+	}
+	w.change(func(t *state.Txn) { t.EditJob(first).State = fettlev1.JobState_JOB_STATE_CANCELLED })
+	if got := started(w.cycle()); !cmp.Equal(got, []uint64{second, third}) {
+		t.Errorf("then started %v, want %v", got, []uint64{second, third})
+	}
+}
+
+// A job that is pinned to a card on a node that is away keeps nothing: the nodes that could complete it work on.
+func TestPinnedNodeAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.node("n1", "h100", 1, func(n *state.Node) { n.State = state.NodeUnreachable })
+	w.node("n2", "h100", 1)
+	w.node("n3", "h100", 1)
+	spec := gpus(1)
+	spec.Nodes, spec.DeviceUuids = 2, []string{"n1-0"}
+	pinned, other := w.job(spec), w.job(gpus(1))
+	p := w.cycle()
+	if got := started(p); !cmp.Equal(got, []uint64{other}) {
+		t.Errorf("started %v, want %d", got, other)
+	}
+	if r := p.Waits[pinned].Reason; r != fettlev1.Reason_REASON_NODES_UNAVAILABLE {
+		t.Errorf("the pinned job waits for %v", r)
 	}
 }
