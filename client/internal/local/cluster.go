@@ -193,7 +193,7 @@ func set[T any](into *T, v *T) {
 // config writes a daemon's config file and reports whether it changed.
 func (c *Cluster) config(name, text string) (changed bool, err error) {
 	home := filepath.Join(c.dir, name)
-	if err := os.MkdirAll(home, 0o700); err != nil {
+	if err := os.MkdirAll(home, dirMode()); err != nil {
 		return false, err
 	}
 	path := filepath.Join(home, "config.toml")

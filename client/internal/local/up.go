@@ -30,7 +30,7 @@ func Up(ctx context.Context, o Options) (started int, err error) {
 			return 0, fmt.Errorf("%s is not in %s; build it with make build, or name its directory with --bin-dir", name, o.BinDir)
 		}
 	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+	if err := os.MkdirAll(o.Dir, dirMode()); err != nil {
 		return 0, fmt.Errorf("%s: %w; use --dir", o.Dir, cause(err))
 	}
 	c, err := lockDir(ctx, o.Dir)
@@ -371,4 +371,12 @@ func listNodes(ctx context.Context, cl *api.Client) (*fettlev1.ListNodesResponse
 	return api.Do(ctx, cl, api.Read, func(ctx context.Context, s fettlev1.ControllerServiceClient) (*fettlev1.ListNodesResponse, error) {
 		return s.ListNodes(ctx, &fettlev1.ListNodesRequest{})
 	})
+}
+
+// dirMode lets jobs of other users pass through to their own files when root runs the cluster; nobody else can list.
+func dirMode() os.FileMode {
+	if os.Geteuid() == 0 {
+		return 0o711
+	}
+	return 0o700
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/model"
+	"github.com/fettle-hpc/fettle/proto/nodemachine"
 )
 
 // ReadLog implements fettle.v1.ControllerService. Nodes are connected to the leader, so it is served there.
@@ -56,6 +57,9 @@ func (s *Server) ReadLog(req *fettlev1.ReadLogRequest, stream grpc.ServerStreami
 	}
 	return nil
 }
+
+// defaultOutput is where a job writes that names no file; the node uses the same.
+const defaultOutput = "fettle-%j.out"
 
 // awaitAttempt waits, when following, until the attempt exists or the job has ended without it.
 func (s *Server) awaitAttempt(ctx context.Context, sub *state.Subscription, req *fettlev1.ReadLogRequest, number uint32) (*state.Job, error) {
@@ -110,14 +114,20 @@ func (s *Server) relayAttempt(stream grpc.ServerStreamingServer[fettlev1.ReadLog
 	if alloc.GetExit().GetNeverStarted() {
 		return nil
 	}
-	path := j.Spec.GetStdoutPath()
+	pattern := j.Spec.GetStdoutPath()
+	if pattern == "" {
+		pattern = defaultOutput
+	}
 	if req.GetStderr() {
-		if path = j.Spec.GetStderrPath(); path == "" {
+		if pattern = j.Spec.GetStderrPath(); pattern == "" {
 			return refuse(model.NotFound, "stderr", "the job writes stderr together with stdout", "leave --stderr out")
 		}
 	}
+	// A node that has forgotten the attempt is told the very file that it wrote.
+	key := nodemachine.Key{Job: j.ID, Attempt: at.GetNumber(), Fence: at.GetFence()}
+	path := nodemachine.OutputPath(pattern, j.Spec, key, j.User, at.GetNodes()[0].GetNode())
 	return s.cfg.Nodes.ReadLog(stream.Context(), alloc.GetNode(), &fettlev1.ReadNodeLog{
-		Key:    &fettlev1.AttemptKey{JobId: j.ID, Attempt: at.GetNumber(), Fence: at.GetFence()},
+		Key:    key.Proto(),
 		Follow: req.GetFollow(), Stderr: req.GetStderr(), TailBytes: req.GetTailBytes(),
 		Path: path, Uid: j.UID, Gid: j.GID, User: j.User,
 	}, func(c *fettlev1.PushLogRequest) error {

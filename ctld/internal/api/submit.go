@@ -109,8 +109,8 @@ func (s *Server) checkSubmission(ctx context.Context, sub *fettlev1.JobSubmissio
 	// The log gets the spec as it was sent, so that a repeat is recognised whatever defaults hold by then.
 	snap := s.cfg.Store.Snapshot()
 	full := state.CloneSpec(spec)
-	if full.GetPartition() == "" {
-		full.Partition = snap.DefaultPartition().GetName()
+	if part := snap.DefaultPartition(); full.GetPartition() == "" && part != nil {
+		full.Partition = part.GetName()
 	}
 	model.NormalizeSpec(full)
 	if fe := model.ValidateSpec(full); fe != nil {

@@ -206,6 +206,7 @@ func (d *daemon) retire(ctx context.Context, serverID string) error {
 func (d *daemon) serve(ctx context.Context, ln net.Listener) error {
 	srv := grpc.NewServer(
 		grpc.Creds(identity.NewLoopbackCredentials()),
+		grpc.UnaryInterceptor(api.RecoverUnary(d.log)), grpc.StreamInterceptor(api.RecoverStream(d.log)),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage), grpc.MaxConcurrentStreams(10_000),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
