@@ -15,7 +15,7 @@ const (
 	frameHead  = 1 + 8 + 4
 )
 
-// ByteEnded on the helper's standard input says that the writer has ended; end of file there stops the read.
+// ByteEnded on the helper's standard input says that the writer has ended; end of file without it stops the read.
 const ByteEnded = 'E'
 
 // Args are the helper's arguments for a request.
@@ -51,8 +51,8 @@ func Serve(args []string, in io.Reader, out io.Writer) int {
 		buf := make([]byte, 1)
 		n, _ := in.Read(buf)
 		if n == 1 && buf[0] == ByteEnded {
-			close(ended)
-			_, _ = in.Read(buf)
+			close(ended) // what is left is read, whatever becomes of the input
+			return
 		}
 		close(stop)
 	}()

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"syscall"
@@ -83,8 +82,7 @@ func (r Reader) helper(ctx context.Context, who Identity, req logread.Request, e
 		select {
 		case <-ended:
 			// It reads what there is, and ends by itself.
-			_, _ = io.WriteString(in, string(rune(logread.ByteEnded)))
-			<-over
+			_, _ = in.Write([]byte{logread.ByteEnded})
 		case <-over:
 		}
 		_ = in.Close()
@@ -92,6 +90,7 @@ func (r Reader) helper(ctx context.Context, who Identity, req logread.Request, e
 	err = logread.ReadFrames(out, sink)
 	close(over)
 	<-told
+	_ = out.Close() // a helper that is still writing ends
 	werr := cmd.Wait()
 	switch {
 	case ctx.Err() != nil:

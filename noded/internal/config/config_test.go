@@ -1,0 +1,88 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const good = `
+name = "n1"
+state_dir = "/var/lib/fettle-noded"
+controllers = ["127.0.0.1:7100", "localhost:7200", "[::1]:7300"]
+`
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	c, err := Parse([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Address != "127.0.0.1" || c.Isolation != BestEffort || c.LogLevel != "info" || c.MemoryMiB != 0 || c.CPUs != 0 || c.RootJobs != nil {
+		t.Errorf("%+v", c)
+	}
+	c, err = Parse([]byte(good + "memory = \"2G\"\ncpus = 8\ngres = \"gpu:h100:8\"\nisolation = \"required\"\nroot_jobs = false\naddress = \"10.0.0.1\"\n"))
+	if err != nil || c.MemoryMiB != 2048 || c.CPUs != 8 || c.Isolation != Required || c.RootJobs == nil || *c.RootJobs || c.Address != "10.0.0.1" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		good + "nmae = \"x\"\n":                               `line 5: unknown key "nmae"; docs/admin.md lists the keys`,
+		good + "[gpu]\ncount = 1\n":                           `unknown key "gpu`,
+		good + "cpus = \"many\"\n":                            "line 5: ",
+		good + "cpus = -1\n":                                  "line 5: ",
+		"name = \n":                                           "line 1: ",
+		"controllers = [\"127.0.0.1:7100\"]":                  "state_dir is missing; name a directory on a local disk",
+		"state_dir = \"/s\"":                                  "controllers is missing; list the controllers' client addresses",
+		"state_dir = \"s\"\ncontrollers = [\"127.0.0.1:1\"]":  `state_dir "s" is relative; write an absolute path`,
+		"state_dir = \"/s\"\ncontrollers = [\"10.0.0.1:1\"]":  `controllers "10.0.0.1:1": plain text is allowed on loopback only; use 127.0.0.1`,
+		"state_dir = \"/s\"\ncontrollers = [\"127.0.0.1\"]":   `controllers "127.0.0.1": not HOST:PORT`,
+		"state_dir = \"/s\"\ncontrollers = [\"127.0.0.1:0\"]": `controllers "127.0.0.1:0": the port must be 1 to 65535`,
+		strings.Replace(good, "n1", "N 1", 1):                 `name "N 1": not a node name; use letters, digits, dots and dashes`,
+		strings.Replace(good, "n1", "Node1", 1):               `name "Node1": write it in lower case, "node1"`,
+		strings.Replace(good, "n1", "../x", 1):                `name "../x": not a node name`,
+		good + "isolation = \"total\"\n":                      `isolation "total": unknown; use "best-effort" or "required"`,
+		good + "log_level = \"loud\"\n":                       `log_level "loud": unknown; use debug, info, warn or error`,
+		good + "memory = \"lots\"\n":                          "lots",
+		good + "gres = \"gpu:h100:many\"\n":                   "many",
+		good + "shim = \"bin/fettle-shim\"\n":                 `shim "bin/fettle-shim" is relative; write an absolute path`,
+		good + "plugin_dir = \"plugins\"\n":                   `plugin_dir "plugins" is relative; write an absolute path`,
+	} {
+		_, err := Parse([]byte(text))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestLoadNamesTheFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "noded.toml")
+	if _, err := Load(path); err == nil || err.Error() != "config "+path+": no such file or directory" {
+		t.Errorf("%v", err)
+	}
+	if err := os.WriteFile(path, []byte("nmae = 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(path); err == nil || !strings.HasPrefix(err.Error(), "config "+path+": line 1: unknown key") {
+		t.Errorf("%v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	f.Add([]byte("name = 1"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := Parse(b)
+		if err == nil && (c.StateDir == "" || len(c.Controllers) == 0) {
+			t.Errorf("%q was taken", b)
+		}
+		if err != nil && strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: more than a line: %v", b, err)
+		}
+	})
+}
