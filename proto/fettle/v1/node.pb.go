@@ -1082,7 +1082,8 @@ type Hello struct {
 	// Random per start of the node daemon.
 	DaemonId  string     `protobuf:"bytes,4,opt,name=daemon_id,json=daemonId,proto3" json:"daemon_id,omitempty"`
 	Inventory *Inventory `protobuf:"bytes,5,opt,name=inventory,proto3" json:"inventory,omitempty"`
-	// Every attempt that the node knows of: live, ended and not acknowledged, tombstones excepted.
+	// Every attempt that the node knows of: live, ended and not acknowledged, tombstones excepted. One that waits for its
+	// start on a single node comes without a kind: it is to be ordered again, or killed if it is over.
 	Attempts []*AttemptReport `protobuf:"bytes,6,rep,name=attempts,proto3" json:"attempts,omitempty"`
 	// Highest session and term the node has obeyed.
 	LastSession uint64 `protobuf:"varint,7,opt,name=last_session,json=lastSession,proto3" json:"last_session,omitempty"`
