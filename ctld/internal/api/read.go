@@ -66,6 +66,13 @@ func (s *Server) GetJob(ctx context.Context, req *fettlev1.GetJobRequest) (*fett
 		return v.leader.GetJob(v.ctx, req)
 	}
 	j := v.snap.Job(req.GetJobId())
+	if j == nil && !s.cfg.Raft.LeaderInfo().Self && v.level == fettlev1.ReadLevel_READ_LEVEL_STALE {
+		// It may be so new that only the leader has it: a client that was just given the number must not hear that there
+		// is no such job.
+		if _, leader, fwd, err := s.toLeader(ctx); err == nil && leader != nil {
+			return leader.GetJob(fwd, req)
+		}
+	}
 	if j == nil {
 		return nil, refuse(model.NotFound, "job", "no job "+idText(req.GetJobId()), "fqueue --all lists jobs")
 	}
