@@ -18,6 +18,7 @@ import (
 	"github.com/fettle-hpc/fettle/noded/internal/cgroup"
 	"github.com/fettle-hpc/fettle/noded/internal/gpufence"
 	"github.com/fettle-hpc/fettle/noded/internal/handoff"
+	"github.com/fettle-hpc/fettle/noded/internal/killtree"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/nodemachine"
 )
@@ -95,6 +96,7 @@ func newRig(t testing.TB, opts ...option) *rig {
 		if b, err := os.ReadFile(filepath.Join(dir, "shim.log")); err == nil && len(b) > 0 {
 			t.Logf("shims say: %s", b)
 		}
+		endLeftovers(t, dir)
 		if err := groups.Sweep(nil); err != nil {
 			t.Error(err)
 		}
@@ -107,6 +109,23 @@ func newRig(t testing.TB, opts ...option) *rig {
 	})
 	r.open()
 	return r
+}
+
+// endLeftovers ends what a test that failed has left running.
+func endLeftovers(t testing.TB, dir string) {
+	files, err := os.ReadDir(filepath.Join(dir, filesDir))
+	if err != nil {
+		return
+	}
+	for _, f := range files {
+		tree := killtree.Tagged{Entry: attemptDirVar + "=" + filepath.Join(dir, filesDir, f.Name())}
+		if empty, err := tree.Empty(); err == nil && !empty {
+			t.Errorf("%s is left running", f.Name())
+			if err := tree.Kill(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
 }
 
 func (r *rig) open() []nodemachine.Found {

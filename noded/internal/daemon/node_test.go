@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/fettle-hpc/fettle/noded/internal/killtree"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 )
 
@@ -66,11 +67,29 @@ func newNode(t testing.TB, more ...string) *node {
 		if t.Failed() {
 			t.Logf("the daemon says:\n%s", n.log.String())
 		}
+		endLeftovers(t, filepath.Join(dir, "state", "files"))
 		n.sweep()
 		_ = os.RemoveAll(dir)
 	})
 	n.start()
 	return n
+}
+
+// endLeftovers ends what a test that failed has left running.
+func endLeftovers(t testing.TB, files string) {
+	entries, err := os.ReadDir(files)
+	if err != nil {
+		return
+	}
+	for _, f := range entries {
+		tree := killtree.Tagged{Entry: "FETTLE_ATTEMPT_DIR=" + filepath.Join(files, f.Name())}
+		if empty, err := tree.Empty(); err == nil && !empty {
+			t.Errorf("%s is left running", f.Name())
+			if err := tree.Kill(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
 }
 
 func (n *node) write(name, state string, more ...string) {
