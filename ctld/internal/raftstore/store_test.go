@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"slices"
-	"sync/atomic"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
