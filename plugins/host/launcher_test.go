@@ -127,7 +127,7 @@ func TestConcurrentCalls(t *testing.T) {
 	cfg.MaxCalls = 2
 	p := start(t, cfg)
 	ready(t, p)
-	p.cfg.CallTimeout = 200 * time.Millisecond
+	p.cfg.CallTimeout = 5 * time.Second
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if _, err := tryValidate(t, p, "hang"); !errors.Is(err, ErrLate) {
