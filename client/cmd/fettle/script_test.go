@@ -128,7 +128,7 @@ func fake(ts *testscript.TestScript, neg bool, args []string) {
 	case "dryrun": // FILE of a SubmitResult
 		m := &fettlev1.SubmitResult{}
 		read(m)
-		s.Estimate, s.Rendered, s.Warnings = m.GetEstimate(), m.GetRenderedConfig(), m.GetWarnings()
+		s.Answer(m)
 	case "log": // JOB ATTEMPT FILE [stderr]
 		s.Log(number(args[0]), uint32(number(args[1])), len(args) > 3, ts.ReadFile(args[2]))
 	case "change": // JOB STATE [EXIT [ATTEMPT]]

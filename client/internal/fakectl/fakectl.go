@@ -40,15 +40,12 @@ type Server struct {
 	calls   map[string]int
 	submits []*fettlev1.SubmitJobsRequest
 	refusal func(*fettlev1.JobSpec) *fettlev1.ErrorDetail
+	answer  *fettlev1.SubmitResult
 
 	grpc *grpc.Server
 	addr string
-	// PageSize is how many jobs go into one message of a list; 0 means 1000.
+	// PageSize is how many jobs go into one message of a list; 0 means 1000. It is set before the first call.
 	PageSize int
-	// Estimate and Rendered are answered to dry runs.
-	Estimate *fettlev1.MemoryEstimate
-	Rendered []byte
-	Warnings []string
 }
 
 type logKey struct {
@@ -133,6 +130,9 @@ func (s *Server) Refuse(f func(*fettlev1.JobSpec) *fettlev1.ErrorDetail) {
 	defer s.mu.Unlock()
 	s.refusal = f
 }
+
+// Answer sets the warnings of every submit, and the rendered config and the estimate of dry runs.
+func (s *Server) Answer(r *fettlev1.SubmitResult) { s.set(func() { s.answer = r }) }
 
 // Calls is how often a method was called.
 func (s *Server) Calls(method string) int {

@@ -3,6 +3,7 @@ package fakectl
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -19,7 +20,7 @@ func (s *Server) SubmitJobs(_ context.Context, req *fettlev1.SubmitJobsRequest) 
 	s.submits = append(s.submits, proto.Clone(req).(*fettlev1.SubmitJobsRequest))
 	r := &fettlev1.SubmitJobsResponse{}
 	for _, sub := range req.GetJobs() {
-		res := &fettlev1.SubmitResult{Warnings: s.Warnings}
+		res := &fettlev1.SubmitResult{Warnings: s.answer.GetWarnings()}
 		spec := proto.Clone(sub.GetSpec()).(*fettlev1.JobSpec)
 		model.NormalizeSpec(spec)
 		if spec.Partition == "" {
@@ -33,7 +34,7 @@ func (s *Server) SubmitJobs(_ context.Context, req *fettlev1.SubmitJobsRequest) 
 		case bad != nil:
 			res.Error = bad
 		case req.GetDryRun():
-			res.Spec, res.RenderedConfig, res.Estimate = spec, s.Rendered, s.Estimate
+			res.Spec, res.RenderedConfig, res.Estimate = spec, s.answer.GetRenderedConfig(), s.answer.GetEstimate()
 		case s.keys[sub.GetRequestId()] != 0:
 			res.JobId, res.Duplicate = s.keys[sub.GetRequestId()], true
 		default:
@@ -343,7 +344,7 @@ func (s *Server) UpdateNode(_ context.Context, req *fettlev1.UpdateNodeRequest) 
 func (s *Server) GetCluster(context.Context, *fettlev1.GetClusterRequest) (*fettlev1.GetClusterResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := &fettlev1.GetClusterResponse{Header: s.head(), Servers: s.servers, Version: "1.0.0", StateHash: "00ff", StartMs: 1_700_000_000_000}
+	r := &fettlev1.GetClusterResponse{Header: s.head(), Servers: slices.Clone(s.servers), Version: "1.0.0", StateHash: "00ff", StartMs: 1_700_000_000_000}
 	for _, j := range s.jobs {
 		switch {
 		case j.GetState() == model.Pending:
@@ -360,8 +361,10 @@ func (s *Server) GetCluster(context.Context, *fettlev1.GetClusterRequest) (*fett
 func (s *Server) TransferLeadership(_ context.Context, req *fettlev1.TransferLeadershipRequest) (*fettlev1.TransferLeadershipResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, v := range s.servers {
+	for i, v := range s.servers {
+		v = proto.Clone(v).(*fettlev1.ServerInfo)
 		v.Leader = v.GetName() == req.GetTo()
+		s.servers[i] = v
 	}
 	return &fettlev1.TransferLeadershipResponse{Header: s.head()}, nil
 }
@@ -403,5 +406,5 @@ func (s *Server) SetPolicy(_ context.Context, req *fettlev1.SetPolicyRequest) (*
 func (s *Server) ListPlugins(context.Context, *fettlev1.ListPluginsRequest) (*fettlev1.ListPluginsResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &fettlev1.ListPluginsResponse{Header: s.head(), Plugins: s.plugins}, nil
+	return &fettlev1.ListPluginsResponse{Header: s.head(), Plugins: slices.Clone(s.plugins)}, nil
 }
