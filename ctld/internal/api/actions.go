@@ -9,6 +9,31 @@ import (
 	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
 )
 
+// maxSelectedIDs bounds the job ids in a selector, maxSelected the values in each of its other fields.
+const (
+	maxSelectedIDs = 100_000
+	maxSelected    = 1_000
+)
+
+// checkSelector refuses a selector that would take for ever to match.
+func checkSelector(sel *fettlev1.JobSelector) error {
+	if len(sel.GetIds()) > maxSelectedIDs {
+		return refuse(model.Invalid, "jobs", "more than 100,000 job ids", "name fewer, or select by user or state")
+	}
+	for _, f := range []struct {
+		field string
+		n     int
+	}{
+		{"user", len(sel.GetUsers())}, {"state", len(sel.GetStates())}, {"name", len(sel.GetNames())},
+		{"partition", len(sel.GetPartitions())}, {"project", len(sel.GetProjects())}, {"node", len(sel.GetNodes())},
+	} {
+		if f.n > maxSelected {
+			return refuse(model.Invalid, f.field, "more than 1,000 values", "name fewer")
+		}
+	}
+	return nil
+}
+
 // maxIDsPerEntry bounds the jobs that one log entry acts on.
 const maxIDsPerEntry = 500
 
@@ -28,7 +53,7 @@ func (s *Server) CancelJobs(ctx context.Context, req *fettlev1.CancelJobsRequest
 		return s.signal(actor, req.GetSelect(), sig)
 	}
 	return s.act(ctx, actor, req.GetSelect(), func(ids []uint64) *raftlogv1.Entry {
-		return &raftlogv1.Entry{Actor: actor, Op: &raftlogv1.Entry_Cancel{Cancel: &raftlogv1.CancelJobs{Ids: ids}}}
+		return &raftlogv1.Entry{Actor: actor, RequestId: req.GetRequestId(), Op: &raftlogv1.Entry_Cancel{Cancel: &raftlogv1.CancelJobs{Ids: ids}}}
 	})
 }
 
@@ -42,7 +67,7 @@ func (s *Server) HoldJobs(ctx context.Context, req *fettlev1.JobActionRequest) (
 		return leader.HoldJobs(fwd, req)
 	}
 	return s.act(ctx, actor, req.GetSelect(), func(ids []uint64) *raftlogv1.Entry {
-		return &raftlogv1.Entry{Actor: actor, Op: &raftlogv1.Entry_Hold{Hold: &raftlogv1.HoldJobs{Ids: ids}}}
+		return &raftlogv1.Entry{Actor: actor, RequestId: req.GetRequestId(), Op: &raftlogv1.Entry_Hold{Hold: &raftlogv1.HoldJobs{Ids: ids}}}
 	})
 }
 
@@ -56,7 +81,7 @@ func (s *Server) ReleaseJobs(ctx context.Context, req *fettlev1.JobActionRequest
 		return leader.ReleaseJobs(fwd, req)
 	}
 	return s.act(ctx, actor, req.GetSelect(), func(ids []uint64) *raftlogv1.Entry {
-		return &raftlogv1.Entry{Actor: actor, Op: &raftlogv1.Entry_Release{Release: &raftlogv1.ReleaseJobs{Ids: ids}}}
+		return &raftlogv1.Entry{Actor: actor, RequestId: req.GetRequestId(), Op: &raftlogv1.Entry_Release{Release: &raftlogv1.ReleaseJobs{Ids: ids}}}
 	})
 }
 
@@ -81,16 +106,18 @@ func (s *Server) act(ctx context.Context, actor *raftlogv1.Actor, sel *fettlev1.
 		return nil, err
 	}
 	resp := &fettlev1.JobActionResponse{}
+	begun := false
 	for chunk := range slices.Chunk(ids, maxIDsPerEntry) {
 		// Slices share the request's key: each job is answered once per key.
 		e := entry(chunk)
 		res, err := s.cfg.Log.Propose(ctx, e)
 		if err != nil {
-			return nil, s.toStatus(err)
+			return nil, s.afterPart(begun, err)
 		}
 		if res.Err != nil {
-			return nil, fieldError(res.Err)
+			return nil, s.afterPart(begun, res.Err)
 		}
+		begun = true
 		for _, a := range res.Actions {
 			resp.Results = append(resp.Results, &fettlev1.JobActionResult{JobId: a.JobID, Error: a.Err.Proto()})
 		}
@@ -102,8 +129,8 @@ func (s *Server) act(ctx context.Context, actor *raftlogv1.Actor, sel *fettlev1.
 // selectForWrite resolves a selector to job ids. Ids are passed on as they are, so that each gets its own answer;
 // anything else picks unfinished jobs that the caller may act on.
 func (s *Server) selectForWrite(actor *raftlogv1.Actor, sel *fettlev1.JobSelector) ([]uint64, error) {
-	if len(sel.GetIds()) > 100_000 {
-		return nil, refuse(model.Invalid, "jobs", "more than 100,000 job ids", "name fewer, or select by user or state")
+	if err := checkSelector(sel); err != nil {
+		return nil, err
 	}
 	others := len(sel.GetUsers()) + len(sel.GetStates()) + len(sel.GetNames()) + len(sel.GetPartitions()) + len(sel.GetProjects()) + len(sel.GetNodes())
 	if others == 0 {

@@ -96,10 +96,13 @@ type Server struct {
 	log      *slog.Logger
 	capacity capacity
 	views    viewCache
+	streams  quota
+	// applyWait is the constant but in tests.
+	applyWait time.Duration
 }
 
 // NewServer makes the service.
-func NewServer(cfg Config) *Server { return &Server{cfg: cfg, log: cfg.Logger} }
+func NewServer(cfg Config) *Server { return &Server{cfg: cfg, log: cfg.Logger, applyWait: applyWait} }
 
 // header labels an answer that was made from snap.
 func (s *Server) header(snap *state.Snapshot, level fettlev1.ReadLevel) *fettlev1.Header {
@@ -111,7 +114,8 @@ func (s *Server) header(snap *state.Snapshot, level fettlev1.ReadLevel) *fettlev
 	if !leader.Self {
 		h.AgeMs = -1
 		if t := s.cfg.Raft.LastContact(); !t.IsZero() {
-			h.AgeMs = max(s.cfg.Now().Sub(t).Milliseconds(), 0)
+			// Not by cfg.Now, which is the cluster's time and may be ahead of this machine's.
+			h.AgeMs = max(time.Since(t).Milliseconds(), 0)
 		}
 	}
 	return h

@@ -136,6 +136,10 @@ func (s *Server) AddServer(ctx context.Context, req *fettlev1.AddServerRequest) 
 	if req.GetServerId() == "" {
 		return resp, nil
 	}
+	// Raft judges the request; only a controller that it takes is put on record, with the address that clients use.
+	if err := s.cfg.Raft.AddServer(ctx, raftstore.JoinRequest{ClusterID: req.GetClusterId(), ServerID: req.GetServerId(), RaftAddr: req.GetRaftAddr()}); err != nil {
+		return nil, s.membershipError(err)
+	}
 	res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{Actor: actor, Op: &raftlogv1.Entry_ServerChange{ServerChange: &raftlogv1.ServerChange{
 		ServerId: req.GetServerId(), Name: req.GetName(), ClientAddr: req.GetClientAddr(), RaftAddr: req.GetRaftAddr(),
 	}}})
@@ -144,9 +148,6 @@ func (s *Server) AddServer(ctx context.Context, req *fettlev1.AddServerRequest) 
 	}
 	if fe := firstError(res); fe != nil {
 		return nil, fieldError(fe)
-	}
-	if err := s.cfg.Raft.AddServer(ctx, raftstore.JoinRequest{ClusterID: req.GetClusterId(), ServerID: req.GetServerId(), RaftAddr: req.GetRaftAddr()}); err != nil {
-		return nil, s.membershipError(err)
 	}
 	return resp, nil
 }
@@ -199,6 +200,9 @@ func (s *Server) TransferLeadership(ctx context.Context, req *fettlev1.TransferL
 
 // memberID finds a controller by id or name.
 func (s *Server) memberID(what string) (string, error) {
+	if what == "" {
+		return "", refuse(model.Invalid, "server", "is missing", "name a controller; fctl raft list shows them")
+	}
 	for _, m := range s.cfg.Raft.Members() {
 		if m.ID == what || m.Name == what {
 			return m.ID, nil

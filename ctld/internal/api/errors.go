@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
 	"github.com/fettle-hpc/fettle/ctld/internal/raftstore"
 	"github.com/fettle-hpc/fettle/ctld/internal/session"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
@@ -65,9 +66,11 @@ func (s *Server) toStatus(err error) error {
 		return s.NotLeader()
 	case errors.Is(err, raftstore.ErrOverloaded):
 		return detailed(codes.ResourceExhausted, &fettlev1.ErrorDetail{Problem: "the controller has too much to do", Remedy: "try again in a moment"})
-	case errors.Is(err, raftstore.ErrTooLarge):
-		return detailed(codes.InvalidArgument, &fettlev1.ErrorDetail{Problem: "the request is too large", Remedy: "send fewer jobs at once"})
-	case errors.Is(err, raftstore.ErrUnknown), errors.Is(err, raftstore.ErrTransferring), errors.Is(err, raftstore.ErrClosed):
+	case errors.Is(err, raftstore.ErrTooLarge), errors.Is(err, fsm.ErrTooLarge):
+		return detailed(codes.InvalidArgument, &fettlev1.ErrorDetail{Problem: "the request is too large", Remedy: "send less at once"})
+	case errors.Is(err, raftstore.ErrTransferring), errors.Is(err, raftstore.ErrClosed):
+		return detailed(codes.Unavailable, &fettlev1.ErrorDetail{Problem: "this controller hands over to another", Remedy: "repeat the request with the same request id"})
+	case errors.Is(err, raftstore.ErrUnknown):
 		return detailed(codes.Unavailable, &fettlev1.ErrorDetail{Problem: "leadership changed while the request was on its way", Remedy: "repeat it with the same request id"})
 	case errors.Is(err, session.ErrNotConnected):
 		return detailed(codes.Unavailable, &fettlev1.ErrorDetail{Problem: err.Error(), Remedy: "its output can be read again when the node is back"})
@@ -82,6 +85,23 @@ func (s *Server) toStatus(err error) error {
 		return st.Err()
 	}
 	return status.Error(codes.Internal, err.Error())
+}
+
+// afterPart maps an error that ended a request of which a part is in the log already: whatever it is, the request is
+// neither done nor refused, and only a repeat finishes it.
+func (s *Server) afterPart(begun bool, err error) error {
+	out := s.toStatus(err)
+	if !begun || errors.Is(err, raftstore.ErrNotLeader) {
+		// Another controller finishes what has the same request id.
+		return out
+	}
+	switch status.Code(out) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
+		return out
+	}
+	return detailed(codes.Unavailable, &fettlev1.ErrorDetail{
+		Problem: "a part of the request was carried out, then: " + status.Convert(out).Message(), Remedy: "repeat it with the same request id",
+	})
 }
 
 // NotLeader is what a controller answers that cannot serve a request itself, with the leader's address if it knows one.

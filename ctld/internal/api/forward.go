@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -38,12 +39,15 @@ func (a *LoopbackAuth) Caller(ctx context.Context) (*raftlogv1.Actor, bool, erro
 	if !ok {
 		return nil, false, refuse(model.Denied, "", "the connection says nothing about who is calling", "connect over loopback")
 	}
+	if nobody(u.UID) && u.UID != a.self {
+		return nil, false, refuse(model.Denied, "user", "the kernel gives the caller no user of its own (uid "+strconv.FormatUint(uint64(u.UID), 10)+")", "call as a user that this host knows, not from a user namespace without a mapping")
+	}
 	admin := u.UID == 0 || u.UID == a.self
 	if md, ok := metadata.FromIncomingContext(ctx); ok && len(md.Get(forwardKey)) > 0 {
 		if !admin {
 			return nil, false, refuse(model.Denied, "", "only controllers may forward requests", "")
 		}
-		fwd, ok := parseForwarded(md.Get(forwardKey)[0])
+		fwd, ok := parseForwarded(md.Get(forwardKey))
 		if !ok {
 			return nil, false, refuse(model.Invalid, "", "malformed forwarded identity", "")
 		}
@@ -53,9 +57,13 @@ func (a *LoopbackAuth) Caller(ctx context.Context) (*raftlogv1.Actor, bool, erro
 	return &raftlogv1.Actor{User: u.Name, Uid: u.UID, Gid: u.GID, Admin: admin}, false, nil
 }
 
-func parseForwarded(v string) (*raftlogv1.Actor, bool) {
-	parts := strings.SplitN(v, ":", 3)
-	if len(parts) != 3 {
+// nobody reports whether a user id stands for users that have none here: what the kernel shows for the ids of a user
+// namespace that are not mapped, and the id that no user can have.
+func nobody(uid uint32) bool { return uid == 65534 || uid == 65535 || uid == math.MaxUint32 }
+
+func parseForwarded(values []string) (*raftlogv1.Actor, bool) {
+	parts := strings.SplitN(values[0], ":", 3)
+	if len(values) != 1 || len(parts) != 3 || parts[2] == "" || len(parts[2]) > model.MaxUser {
 		return nil, false
 	}
 	uid, err1 := strconv.ParseUint(parts[0], 10, 32)

@@ -7,10 +7,10 @@ import (
 
 	"google.golang.org/grpc/metadata"
 
+	"github.com/fettle-hpc/fettle/ctld/internal/raftstore"
 	"github.com/fettle-hpc/fettle/ctld/internal/sched"
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
-	"github.com/fettle-hpc/fettle/proto/model"
 )
 
 // leaderView is what only a leader's memory knows, for one answer.
@@ -34,36 +34,53 @@ type viewCache struct {
 	mu   sync.Mutex
 	at   time.Time
 	view *leaderView
+	// asking says that somebody is on the way for a newer one.
+	asking bool
 }
 
 // leaderView returns the leader's view: this controller's own when it leads, a recent copy otherwise. Without a leader in
-// reach it knows nothing, and answers say only what the log does.
+// reach it knows nothing, and answers say only what the log does. Of many who want a newer copy one waits for it.
 func (s *Server) leaderView(ctx context.Context) *leaderView {
 	leader := s.cfg.Raft.LeaderInfo()
 	if leader.Self {
 		return s.ownView()
 	}
-	s.views.mu.Lock()
-	defer s.views.mu.Unlock()
-	if s.views.view != nil && time.Since(s.views.at) < viewFor {
-		return s.views.view
+	c := &s.views
+	c.mu.Lock()
+	if c.asking || (c.view != nil && time.Since(c.at) < viewFor) {
+		defer c.mu.Unlock()
+		if c.view == nil {
+			return emptyView()
+		}
+		return c.view
 	}
-	s.views.at, s.views.view = time.Now(), emptyView()
+	c.asking = true
+	c.mu.Unlock()
+	view := s.askLeader(ctx, leader)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.view, c.at, c.asking = view, time.Now(), false
+	return view
+}
+
+// askLeader fetches the leader's view; an empty one when that does not answer soon.
+func (s *Server) askLeader(ctx context.Context, leader raftstore.Leader) *leaderView {
 	addr := s.leaderAddr(s.cfg.Store.Snapshot(), leader)
 	if addr == "" {
-		return s.views.view
+		return emptyView()
 	}
 	client, err := s.cfg.Dial(addr)
 	if err != nil {
-		return s.views.view
+		return emptyView()
 	}
 	// The controller itself asks, so it says so: any admin of this host would be answered the same.
 	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(context.WithoutCancel(ctx), nil), viewTimeout)
 	defer cancel()
-	if resp, err := client.GetLeaderView(ctx, &fettlev1.GetLeaderViewRequest{}); err == nil {
-		s.views.view = copiedView(resp)
+	resp, err := client.GetLeaderView(ctx, &fettlev1.GetLeaderViewRequest{})
+	if err != nil {
+		return emptyView()
 	}
-	return s.views.view
+	return copiedView(resp)
 }
 
 func (s *Server) ownView() *leaderView {
@@ -142,7 +159,8 @@ func (v *leaderView) show(p *fettlev1.Job, j *state.Job, nowMS int64) {
 		}
 		return
 	}
-	if pr := v.progress(j.ID); pr != nil && (model.HoldsResources(j.State) || pr.GetAttempt() == j.Attempt) {
+	// Not that of an attempt before this one.
+	if pr := v.progress(j.ID); pr.GetAttempt() == j.Attempt {
 		p.Progress = pr
 	}
 }

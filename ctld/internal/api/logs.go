@@ -24,6 +24,14 @@ func (s *Server) ReadLog(req *fettlev1.ReadLogRequest, stream grpc.ServerStreami
 		}
 		return relay(up.Recv, stream.Send)
 	}
+	if err := checkRange(req); err != nil {
+		return err
+	}
+	leave, err := s.streams.enter(actor.GetUid())
+	if err != nil {
+		return err
+	}
+	defer leave()
 	j := s.cfg.Store.Snapshot().Job(req.GetJobId())
 	if j == nil || (!actor.GetAdmin() && actor.GetUid() != j.UID) {
 		return refuse(model.NotFound, "job", "no such job of yours: "+idText(req.GetJobId()), "fqueue --all lists your jobs")
@@ -31,25 +39,26 @@ func (s *Server) ReadLog(req *fettlev1.ReadLogRequest, stream grpc.ServerStreami
 	if req.GetAttempt() > j.Attempt {
 		return refuse(model.NotFound, "attempt", "job "+idText(j.ID)+" has had "+idText(uint64(j.Attempt))+" attempts", "leave the attempt out for the newest")
 	}
-	sub := s.cfg.Store.Subscribe(256)
-	defer sub.Close()
-	number := req.GetAttempt()
+	read := logRange{number: req.GetAttempt(), offset: req.GetOffset(), tail: req.GetTailBytes()}
 	for {
-		if j, err = s.awaitAttempt(stream.Context(), sub, req, number); err != nil {
+		if j, err = s.awaitAttempt(stream.Context(), req, read.number); err != nil {
 			return s.toStatus(err)
 		}
-		at := attemptOf(j, number)
+		at := attemptOf(j, read.number, req.GetFollow())
 		if at == nil {
+			if read.number > 0 && read.number <= j.Attempt {
+				return refuse(model.NotFound, "attempt", "attempt "+idText(uint64(read.number))+" of job "+idText(j.ID)+" is no longer on record", "leave the attempt out for the newest")
+			}
 			break
 		}
-		number = at.GetNumber()
-		if err := s.relayAttempt(stream, req, j, at); err != nil {
+		if err := s.relayAttempt(stream, req, j, at, read); err != nil {
 			return s.toStatus(err)
 		}
-		if !req.GetFollow() || req.GetAttempt() != 0 {
+		if !req.GetFollow() {
 			break
 		}
-		number++
+		// What comes after it is read whole.
+		read = logRange{number: at.GetNumber() + 1}
 	}
 	snap := s.cfg.Store.Snapshot()
 	if j = snap.Job(req.GetJobId()); j != nil && j.Finished() {
@@ -58,17 +67,40 @@ func (s *Server) ReadLog(req *fettlev1.ReadLogRequest, stream grpc.ServerStreami
 	return nil
 }
 
+// logRange is what to read next: an attempt, 0 for the newest, and which part of its output.
+type logRange struct {
+	number       uint32
+	offset, tail int64
+}
+
+// maxTail bounds the end of an output that can be asked for.
+const maxTail = 1 << 20
+
+func checkRange(req *fettlev1.ReadLogRequest) error {
+	switch {
+	case req.GetTailBytes() < 0 || req.GetTailBytes() > maxTail:
+		return refuse(model.Invalid, "tail", "is not from 0 to 1 MiB", "leave it out to read everything")
+	case req.GetOffset() < 0:
+		return refuse(model.Invalid, "offset", "is negative", "count bytes from 0")
+	case req.GetOffset() > 0 && req.GetTailBytes() > 0:
+		return refuse(model.Invalid, "offset", "does not go with a tail", "leave one of them out")
+	}
+	return nil
+}
+
 // defaultOutput is where a job writes that names no file; the node uses the same.
 const defaultOutput = "fettle-%j.out"
 
 // awaitAttempt waits, when following, until the attempt exists or the job has ended without it.
-func (s *Server) awaitAttempt(ctx context.Context, sub *state.Subscription, req *fettlev1.ReadLogRequest, number uint32) (*state.Job, error) {
+func (s *Server) awaitAttempt(ctx context.Context, req *fettlev1.ReadLogRequest, number uint32) (*state.Job, error) {
+	sub := s.cfg.Store.Subscribe(1)
+	defer sub.Close()
 	for {
 		j := s.cfg.Store.Snapshot().Job(req.GetJobId())
 		if j == nil {
 			return nil, refuse(model.NotFound, "job", "job "+idText(req.GetJobId())+" was purged", "")
 		}
-		if at := attemptOf(j, number); !req.GetFollow() || j.Finished() || (at != nil && anyStarted(at)) {
+		if at := attemptOf(j, number, req.GetFollow()); !req.GetFollow() || j.Finished() || (at != nil && anyStarted(at)) {
 			return j, nil
 		}
 		select {
@@ -88,20 +120,21 @@ func anyStarted(at *fettlev1.Attempt) bool {
 	return false
 }
 
-// attemptOf returns the numbered attempt, the newest for 0, or nil.
-func attemptOf(j *state.Job, number uint32) *fettlev1.Attempt {
+// attemptOf returns the numbered attempt, the newest for 0, or nil. With orLater set, one that is no longer on record is
+// passed over for the next that is.
+func attemptOf(j *state.Job, number uint32, orLater bool) *fettlev1.Attempt {
 	if number == 0 {
 		return j.Current()
 	}
 	for _, at := range j.Attempts {
-		if at.GetNumber() == number {
+		if at.GetNumber() == number || (orLater && at.GetNumber() > number) {
 			return at
 		}
 	}
 	return nil
 }
 
-func (s *Server) relayAttempt(stream grpc.ServerStreamingServer[fettlev1.ReadLogResponse], req *fettlev1.ReadLogRequest, j *state.Job, at *fettlev1.Attempt) error {
+func (s *Server) relayAttempt(stream grpc.ServerStreamingServer[fettlev1.ReadLogResponse], req *fettlev1.ReadLogRequest, j *state.Job, at *fettlev1.Attempt, read logRange) error {
 	alloc := at.GetNodes()[0]
 	for _, a := range at.GetNodes() {
 		if req.GetNode() != "" && a.GetNode() == req.GetNode() {
@@ -128,7 +161,7 @@ func (s *Server) relayAttempt(stream grpc.ServerStreamingServer[fettlev1.ReadLog
 	path := nodemachine.OutputPath(pattern, j.Spec, key, j.User, at.GetNodes()[0].GetNode())
 	return s.cfg.Nodes.ReadLog(stream.Context(), alloc.GetNode(), &fettlev1.ReadNodeLog{
 		Key:    key.Proto(),
-		Follow: req.GetFollow(), Stderr: req.GetStderr(), TailBytes: req.GetTailBytes(),
+		Follow: req.GetFollow(), Stderr: req.GetStderr(), TailBytes: read.tail, Offset: read.offset,
 		Path: path, Uid: j.UID, Gid: j.GID, User: j.User,
 	}, func(c *fettlev1.PushLogRequest) error {
 		if len(c.GetData()) == 0 {

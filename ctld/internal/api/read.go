@@ -8,16 +8,22 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/model"
 )
 
-// rowsPerPage is how many jobs travel in one message of a list.
-const rowsPerPage = 1000
+// rowsPerPage is how many jobs travel in one message of a list, bytesPerPage about how many bytes: far below what a
+// message may have.
+const (
+	rowsPerPage  = 1000
+	bytesPerPage = 2 << 20
+)
 
 // view is a snapshot fit for a read, or the leader to ask instead.
 type view struct {
@@ -49,11 +55,30 @@ func (s *Server) read(ctx context.Context, opt *fettlev1.ReadOptions) (view, err
 		}
 	}
 	if opt.GetMinIndex() > 0 {
-		if err := s.cfg.Raft.WaitApplied(ctx, opt.GetMinIndex()); err != nil {
-			return view{}, s.toStatus(err)
+		if err := s.waitApplied(ctx, opt.GetMinIndex()); err != nil {
+			return view{}, err
 		}
 	}
 	return view{snap: s.cfg.Store.Snapshot(), level: level, ctx: ctx}, nil
+}
+
+// applyWait bounds how long a read waits for an index.
+const applyWait = 10 * time.Second
+
+// waitApplied waits until this controller has applied an index, as long as that may still come about.
+func (s *Server) waitApplied(ctx context.Context, index uint64) error {
+	if s.cfg.Store.Snapshot().Index() >= index {
+		return nil
+	}
+	wait, cancel := context.WithTimeout(ctx, s.applyWait)
+	defer cancel()
+	err := s.cfg.Raft.WaitApplied(wait, index)
+	if err != nil && ctx.Err() == nil && wait.Err() != nil {
+		return detailed(codes.Unavailable, &fettlev1.ErrorDetail{
+			Problem: "this controller has not come to index " + idText(index), Remedy: "ask another one, or without an index",
+		})
+	}
+	return s.toStatus(err)
 }
 
 // GetJob implements fettle.v1.ControllerService.
@@ -92,8 +117,11 @@ func (s *Server) ListJobs(req *fettlev1.ListJobsRequest, stream grpc.ServerStrea
 		}
 		return relay(up.Recv, stream.Send)
 	}
+	if err := checkSelector(req.GetSelect()); err != nil {
+		return err
+	}
 	page := &fettlev1.ListJobsResponse{Header: s.header(v.snap, v.level)}
-	sent := uint32(0)
+	sent, bytes := uint32(0), 0
 	match := newMatcher(req.GetSelect())
 	know := s.leaderView(stream.Context())
 	now := s.cfg.Now().UnixMilli()
@@ -103,11 +131,11 @@ func (s *Server) ListJobs(req *fettlev1.ListJobsRequest, stream grpc.ServerStrea
 		}
 		page.Jobs = append(page.Jobs, rowAt(j, req.GetFull(), know, now))
 		sent++
-		if len(page.Jobs) == rowsPerPage {
+		if bytes += weigh(j, req.GetFull()); len(page.Jobs) == rowsPerPage || bytes > bytesPerPage {
 			if err := stream.Send(page); err != nil {
 				return err
 			}
-			page = &fettlev1.ListJobsResponse{}
+			page, bytes = &fettlev1.ListJobsResponse{}, 0
 		}
 		if req.GetLimit() > 0 && sent == req.GetLimit() {
 			break
@@ -117,6 +145,32 @@ func (s *Server) ListJobs(req *fettlev1.ListJobsRequest, stream grpc.ServerStrea
 		return stream.Send(page)
 	}
 	return nil
+}
+
+// weigh is about how many bytes a job's row takes: what may be large in it is counted.
+func weigh(j *state.Job, full bool) int {
+	spec := j.Spec
+	n := 512 + len(spec.GetComment()) + 32*(len(spec.GetNodelist())+len(spec.GetExclude())+len(spec.GetDeviceUuids()))
+	attempts := j.Attempts
+	if full {
+		n += len(spec.GetScript()) + len(spec.GetConfig())
+		for _, a := range spec.GetArgs() {
+			n += len(a)
+		}
+		for _, list := range [][]*fettlev1.KeyValue{spec.GetEnv(), spec.GetSet()} {
+			for _, kv := range list {
+				n += len(kv.GetKey()) + len(kv.GetValue())
+			}
+		}
+	} else if len(attempts) > 1 {
+		attempts = attempts[len(attempts)-1:]
+	}
+	for _, at := range attempts {
+		for _, a := range at.GetNodes() {
+			n += 64 + 48*len(a.GetGpuUuids()) + len(a.GetExit().GetDetail())
+		}
+	}
+	return n
 }
 
 // relay passes a stream on.

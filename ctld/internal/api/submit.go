@@ -23,6 +23,9 @@ const maxBatch = 1000
 // entryBudget is how many bytes of specs go into one log entry: under the log's limit with room for the envelope.
 const entryBudget = 480 << 10
 
+// maxSubmission bounds one job as it was sent, so that it fits into an entry whatever else a newer client put into it.
+const maxSubmission = model.MaxSpecBytes + 4<<10
+
 // SubmitJobs implements fettle.v1.ControllerService.
 func (s *Server) SubmitJobs(ctx context.Context, req *fettlev1.SubmitJobsRequest) (*fettlev1.SubmitJobsResponse, error) {
 	actor, leader, fwd, err := s.toLeader(ctx)
@@ -38,20 +41,26 @@ func (s *Server) SubmitJobs(ctx context.Context, req *fettlev1.SubmitJobsRequest
 	results := make([]*fettlev1.SubmitResult, len(req.GetJobs()))
 	var chosen []int
 	for i, sub := range req.GetJobs() {
-		results[i] = s.checkSubmission(ctx, sub, req.GetDryRun())
+		results[i] = s.checkSubmission(ctx, actor, sub, req.GetDryRun())
 		if results[i].GetError() == nil && !req.GetDryRun() {
 			chosen = append(chosen, i)
 		}
 	}
+	begun := false
 	for len(chosen) > 0 {
 		entry, n := submitEntry(actor, req.GetJobs(), chosen)
 		res, err := s.cfg.Log.Propose(ctx, entry)
 		if err != nil {
-			return nil, s.toStatus(err)
+			return nil, s.afterPart(begun, err)
 		}
-		for k, out := range res.Submit {
-			fillSubmit(results[chosen[k]], out)
+		for k, i := range chosen[:n] {
+			if res.Err != nil {
+				results[i].Error = res.Err.Proto()
+				continue
+			}
+			fillSubmit(results[i], res.Submit[k])
 		}
+		begun = begun || res.Err == nil
 		chosen = chosen[n:]
 	}
 	return &fettlev1.SubmitJobsResponse{Header: s.header(s.cfg.Store.Snapshot(), fettlev1.ReadLevel_READ_LEVEL_LEADER), Results: results}, nil
@@ -77,16 +86,25 @@ func fillSubmit(r *fettlev1.SubmitResult, out fsm.SubmitOutcome) {
 }
 
 // checkSubmission fills defaults and asks everybody who can know that a job is wrong before it costs a GPU.
-func (s *Server) checkSubmission(ctx context.Context, sub *fettlev1.JobSubmission, dryRun bool) *fettlev1.SubmitResult {
+func (s *Server) checkSubmission(ctx context.Context, actor *raftlogv1.Actor, sub *fettlev1.JobSubmission, dryRun bool) *fettlev1.SubmitResult {
 	r := &fettlev1.SubmitResult{}
 	spec := sub.GetSpec()
 	if spec == nil {
-		r.Error = &fettlev1.ErrorDetail{Field: "spec", Problem: "is missing"}
+		r.Error = &fettlev1.ErrorDetail{Field: "spec", Problem: "is missing", Remedy: "send a job specification"}
 		return r
 	}
-	if sub.GetRequestId() == "" && !dryRun {
-		r.Error = &fettlev1.ErrorDetail{Field: "request_id", Problem: "is missing", Remedy: "send one that is unique per job, so that a repeat is recognised"}
-		return r
+	if !dryRun {
+		if fe := model.CheckRequestID(sub.GetRequestId()); fe != nil {
+			r.Error = fe.Proto()
+			return r
+		}
+		// A repeat is answered by the log alone: nobody who was asked the first time may refuse it now.
+		if j := s.cfg.Store.Snapshot().JobByRequest(actor.GetUid(), sub.GetRequestId()); j != nil {
+			if spec.Method == "" {
+				spec.Method = j.Spec.GetMethod()
+			}
+			return r
+		}
 	}
 	if len(spec.GetConfig()) > 0 {
 		checked, err := s.cfg.Launchers.Check(ctx, spec)
@@ -115,6 +133,10 @@ func (s *Server) checkSubmission(ctx context.Context, sub *fettlev1.JobSubmissio
 	model.NormalizeSpec(full)
 	if fe := model.ValidateSpec(full); fe != nil {
 		r.Error = fe.Proto()
+		return r
+	}
+	if n := proto.Size(sub); n > maxSubmission {
+		r.Error = &fettlev1.ErrorDetail{Field: "spec", Problem: fmt.Sprintf("has %d bytes, the limit is %d", n, maxSubmission), Remedy: "put large files where the job can read them"}
 		return r
 	}
 	if w := s.fits(snap, full); w != "" {

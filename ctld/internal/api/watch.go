@@ -11,26 +11,44 @@ const eventsPerMessage = 1000
 
 // WatchEvents implements fettle.v1.ControllerService. It serves from this controller's own copy, whoever leads.
 func (s *Server) WatchEvents(req *fettlev1.WatchEventsRequest, stream grpc.ServerStreamingServer[fettlev1.WatchEventsResponse]) error {
-	if _, _, err := s.cfg.Auth.Caller(stream.Context()); err != nil {
+	ctx := stream.Context()
+	actor, _, err := s.cfg.Auth.Caller(ctx)
+	if err != nil {
 		return err
 	}
-	sub := s.cfg.Store.Subscribe(256)
+	if err := checkSelector(req.GetSelect()); err != nil {
+		return err
+	}
+	leave, err := s.streams.enter(actor.GetUid())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	// What the changes are is taken from the store; the subscription only tells when to look.
+	sub := s.cfg.Store.Subscribe(1)
 	defer sub.Close()
+	if after := req.GetAfterIndex(); after > 0 {
+		// An index from another controller may be ahead of this one's.
+		if err := s.waitApplied(ctx, after); ctx.Err() != nil {
+			return s.toStatus(ctx.Err())
+		} else if err != nil {
+			return s.resync(stream)
+		}
+	}
 	snap := s.cfg.Store.Snapshot()
 	after := req.GetAfterIndex()
 	if after == 0 {
 		after = snap.Index()
 	}
-	match := newMatcher(req.GetSelect())
 	first := &fettlev1.WatchEventsResponse{Header: s.header(snap, fettlev1.ReadLevel_READ_LEVEL_STALE)}
 	if err := stream.Send(first); err != nil {
 		return err
 	}
+	match := newMatcher(req.GetSelect())
 	for {
 		events, ok := s.cfg.Store.EventsAfter(after)
-		if !ok {
-			snap := s.cfg.Store.Snapshot()
-			return stream.Send(&fettlev1.WatchEventsResponse{Resync: true, Header: s.header(snap, fettlev1.ReadLevel_READ_LEVEL_STALE)})
+		if !ok && after < s.cfg.Store.Snapshot().Index() {
+			return s.resync(stream)
 		}
 		if n := len(events); n > 0 {
 			after = events[n-1].GetIndex()
@@ -39,14 +57,16 @@ func (s *Server) WatchEvents(req *fettlev1.WatchEventsRequest, stream grpc.Serve
 			return err
 		}
 		select {
-		case <-stream.Context().Done():
-			return s.toStatus(stream.Context().Err())
-		case _, open := <-sub.C():
-			if !open {
-				return s.NotLeader()
-			}
+		case <-ctx.Done():
+			return s.toStatus(ctx.Err())
+		case <-sub.C():
 		}
 	}
+}
+
+// resync tells a watcher to list again, and ends.
+func (s *Server) resync(stream grpc.ServerStreamingServer[fettlev1.WatchEventsResponse]) error {
+	return stream.Send(&fettlev1.WatchEventsResponse{Resync: true, Header: s.header(s.cfg.Store.Snapshot(), fettlev1.ReadLevel_READ_LEVEL_STALE)})
 }
 
 func (s *Server) wanted(events []*fettlev1.Event, sel *fettlev1.JobSelector, match matcher) []*fettlev1.Event {

@@ -86,7 +86,7 @@ func newService(t *testing.T, change func(*Config), nodes ...string) *service {
 		_ = cc.Close()
 		g.Stop()
 		sv.srv.Close()
-		if err := <-served; err != nil {
+		if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			t.Error(err)
 		}
 	})
