@@ -413,11 +413,3 @@ func text(err error) string {
 	}
 	return strings.TrimSpace(status.Convert(err).Message())
 }
-
-// until polls for something that has to come about.
-func (c *cluster) until(what string, ok func() bool) {
-	c.t.Helper()
-	if err := poll(c.ctx, ok); err != nil {
-		c.t.Fatalf("not in time: %s", what)
-	}
-}
