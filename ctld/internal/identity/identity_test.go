@@ -22,12 +22,40 @@ import (
 // otherUID is a user that is neither root nor known to the host.
 const otherUID = 54321
 
+// clientExe is this binary where another user may run it: nobody else may look where the go tool builds tests.
+var clientExe string
+
 // TestMain lets this binary be a client of another user: see asOther.
 func TestMain(m *testing.M) {
 	if to := os.Getenv("IDENTITY_TEST_DIAL"); to != "" {
 		os.Exit(client(os.Getenv("IDENTITY_TEST_FROM"), to, os.Getenv("IDENTITY_TEST_LEAVE") != ""))
 	}
-	os.Exit(m.Run())
+	// Before any test forks: a file that a child still has open for writing cannot be run.
+	remove, err := installClient()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	remove()
+	os.Exit(code)
+}
+
+func installClient() (remove func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "identity")
+	if err != nil {
+		return nil, err
+	}
+	clientExe = filepath.Join(dir, "client")
+	data, err := os.ReadFile(self)
+	if err == nil {
+		err = errors.Join(os.WriteFile(clientExe, data, 0o755), os.Chmod(dir, 0o755), os.Chmod(clientExe, 0o755))
+	}
+	return func() { _ = os.RemoveAll(dir) }, err
 }
 
 // client connects and says one line; then it leaves at once, or when its standard input ends.
@@ -63,25 +91,7 @@ func asOther(t *testing.T, env ...string) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can be another user")
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Where the go tool builds tests nobody else may look.
-	dir, err := os.MkdirTemp("", "identity")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	exe := filepath.Join(dir, "client")
-	data, err := os.ReadFile(self)
-	if err == nil {
-		err = errors.Join(os.WriteFile(exe, data, 0o755), os.Chmod(dir, 0o755), os.Chmod(exe, 0o755))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(exe)
+	cmd := exec.Command(clientExe)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: otherUID, Gid: otherUID}}
 	in, err1 := cmd.StdinPipe()
