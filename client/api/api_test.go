@@ -180,7 +180,7 @@ func TestGivesUpAndSaysWhy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := submit(t.Context(), client(t, api.Config{Controllers: tc.addrs, Timeout: 100 * time.Millisecond}), "k")
+			_, err := submit(t.Context(), client(t, api.Config{Controllers: tc.addrs, Timeout: 3 * time.Second}), "k")
 			var e *api.Error
 			if !errors.As(err, &e) || e.Error() != tc.want || e.Unknown != tc.unknown || e.Code != codes.Unavailable {
 				t.Errorf("got  %#v\nwant %s", err, tc.want)
