@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
-	"github.com/fettle-hpc/fettle/proto/nodemachine"
 )
 
 // eachIsolation runs a test with what the host has, and as on a host without cgroups.
@@ -289,7 +288,7 @@ func TestSignal(t *testing.T) {
 
 func TestStopBeforeStart(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *Config) { c.Workers = 1 })
+	r := newRig(t, func(c *Config) { c.Starters = 1 })
 	hold := make(chan struct{})
 	r.m.enqueue(func() { <-hold })
 	s := r.job(1, sh("echo ran >ran"))
@@ -428,34 +427,4 @@ wait`))
 			t.Errorf("%q", got)
 		}
 	})
-}
-
-// Two starts hang, as a dead file server makes them: here on a lease that nobody writes. A third goes on.
-func TestHangingStartsDoNotHoldUpOthers(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, func(c *Config) { c.Launching = 2 })
-	if err := unix.Mkfifo(r.cfg.LeasePath, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for id := range uint64(2) {
-		s := r.job(id+1, sh("exit 0"))
-		s.LeaseEpochMS = 7
-		r.m.Start(s)
-	}
-	s := r.job(9, sh("exit 3"))
-	r.m.Start(s)
-	r.started(s.Key)
-	if e := r.ended(s.Key); e.GetCode() != 3 {
-		t.Errorf("%v", e)
-	}
-	lease, err := os.OpenFile(r.cfg.LeasePath, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lease.Close()
-	for range 2 {
-		if e, ok := r.next().(nodemachine.ShimFailed); !ok || !e.Exit.GetLeaseExpired() {
-			t.Errorf("%+v", e)
-		}
-	}
 }
