@@ -180,12 +180,17 @@ func (g *Groups) Create(l Limits) (handoff.Cgroup, error) {
 	}
 	// Memory stays charged to a group after its processes are gone, and device rules stay with it: such groups serve once.
 	once := l.MemMiB > 0 || len(l.Deny) > 0
-	cg, err := g.take(g.controllers(l), once)
+	cg, used, err := g.take(g.controllers(l), once)
 	if err != nil {
 		return handoff.Cgroup{}, fmt.Errorf("cgroup: %w", err)
 	}
 	if err := g.limit(cg, l); err != nil {
-		return handoff.Cgroup{}, errors.Join(fmt.Errorf("cgroup: %w", err), g.destroy(cg))
+		err = errors.Join(fmt.Errorf("cgroup: %w", err), g.destroy(cg))
+		if used {
+			// Somebody has tidied up: the next one is looked at, and in the end a new one made.
+			return g.Create(l)
+		}
+		return handoff.Cgroup{}, err
 	}
 	if cg.OOMBase, err = killtree.OOMKills(cg.OOMFile); err != nil {
 		return handoff.Cgroup{}, errors.Join(fmt.Errorf("cgroup: %w", err), g.destroy(cg))
@@ -211,13 +216,13 @@ func (g *Groups) controllers(l Limits) string {
 }
 
 // take gives an unused group, an old one where there is one: making and removing groups is slow work for the kernel.
-func (g *Groups) take(use string, once bool) (handoff.Cgroup, error) {
+func (g *Groups) take(use string, once bool) (cg handoff.Cgroup, used bool, err error) {
 	g.mu.Lock()
 	if free := g.free[use]; len(free) > 0 && !once {
-		cg := free[len(free)-1]
+		cg = free[len(free)-1]
 		g.free[use] = free[:len(free)-1]
 		g.mu.Unlock()
-		return cg, nil
+		return cg, true, nil
 	}
 	g.last++
 	name := groupPrefix + strconv.FormatUint(g.last, 10)
@@ -225,7 +230,6 @@ func (g *Groups) take(use string, once bool) (handoff.Cgroup, error) {
 		name += onceSuffix
 	}
 	g.mu.Unlock()
-	var cg handoff.Cgroup
 	var dirs []string
 	if g.version == V2 {
 		cg.V2Dir = filepath.Join(g.v2, name)
@@ -244,10 +248,10 @@ func (g *Groups) take(use string, once bool) (handoff.Cgroup, error) {
 	}
 	for _, d := range dirs {
 		if err := os.Mkdir(d, 0o755); err != nil {
-			return handoff.Cgroup{}, errors.Join(err, g.destroy(cg))
+			return handoff.Cgroup{}, false, errors.Join(err, g.destroy(cg))
 		}
 	}
-	return cg, nil
+	return cg, false, nil
 }
 
 // limit sets what the attempt may use; a group that was used before has other weights.

@@ -141,6 +141,23 @@ func TestGroupsThatAreNotUsedAgain(t *testing.T) {
 	}
 }
 
+func TestFreeGroupThatSomebodyRemovedIsReplaced(t *testing.T) {
+	g := probed(t)
+	a, b := create(t, g, Limits{CPUs: 1}), create(t, g, Limits{CPUs: 1})
+	for _, cg := range []handoff.Cgroup{a, b} {
+		if err := g.Release(cg); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.destroy(cg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cg := create(t, g, Limits{CPUs: 1})
+	if _, err := os.Stat(id(cg)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSweepKeepsWhatIsInUse(t *testing.T) {
 	g := probed(t)
 	keep, drop := create(t, g, Limits{}), create(t, g, Limits{})

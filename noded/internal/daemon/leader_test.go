@@ -171,8 +171,14 @@ func (c *leader) next(job uint64, kind fettlev1.ReportKind) *fettlev1.AttemptRep
 	for {
 		select {
 		case r := <-c.reports:
-			if r.GetKey().GetJobId() == job && r.GetKind() == kind {
+			if r.GetKey().GetJobId() != job {
+				continue
+			}
+			if r.GetKind() == kind {
 				return r
+			}
+			if r.GetExit().GetNeverStarted() && kind == fettlev1.ReportKind_REPORT_KIND_STARTED {
+				c.t.Fatalf("job %d was not started: %s", job, r.GetExit().GetDetail())
 			}
 		case <-deadline:
 			c.t.Fatalf("no %v of job %d", kind, job)

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/fettle-hpc/fettle/noded/internal/config"
 	"github.com/fettle-hpc/fettle/noded/internal/killtree"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 )
@@ -103,14 +104,12 @@ func (n *node) write(name, state string, more ...string) {
 // sweep removes the cgroups that a killed daemon leaves.
 func (n *node) sweep() {
 	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/freezer", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/devices"} {
-		parents, _ := filepath.Glob(filepath.Join(root, "fettle", "n1-*"))
-		for _, p := range parents {
-			groups, _ := filepath.Glob(filepath.Join(p, "g*"))
-			for _, g := range groups {
-				_ = unix.Rmdir(g)
-			}
-			_ = unix.Rmdir(p)
+		parent := filepath.Join(root, "fettle", groupName(&config.Config{Name: "n1", StateDir: filepath.Join(n.dir, "state")}))
+		groups, _ := filepath.Glob(filepath.Join(parent, "g*"))
+		for _, g := range groups {
+			_ = unix.Rmdir(g)
 		}
+		_ = unix.Rmdir(parent)
 	}
 }
 
