@@ -150,7 +150,7 @@ var ours = []foreign{
 }
 
 // slurmLacks are names in specs that sbatch does not have.
-var slurmLacks = []string{OptMethod, OptProject, OptCPUs, OptDevice, OptRetries, OptKillGrace, OptSet}
+var slurmLacks = []string{"name", OptMethod, OptProject, OptCPUs, OptDevice, OptRetries, OptKillGrace, OptSet}
 
 var foreignByName, foreignByShort = indexForeigns()
 

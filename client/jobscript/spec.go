@@ -87,6 +87,7 @@ func (s *spec) arity() arity {
 // specs are fettle's own options in the order of the help text.
 var specs = []spec{
 	{Spec: Spec{Name: OptJobName, Short: "J", Arg: "NAME", Help: "name of the job"}, check: checkJobName},
+	{Spec: Spec{Name: "name", Arg: "NAME", Help: "same as --job-name"}, canon: OptJobName, check: checkJobName},
 	{Spec: Spec{Name: OptMethod, Arg: "METHOD", Help: "how to run it: script, lora, qlora, full (default: from the file)"}, check: checkMethod},
 	{Spec: Spec{Name: OptPriority, Arg: "N", Help: "1 (most urgent) to 10, default 5"}, check: checkInt(1, 10, "use 1 (most urgent) to 10")},
 	{Spec: Spec{Name: OptPartition, Short: "p", Arg: "NAME", Help: "partition to run in"}, check: checkPartition},

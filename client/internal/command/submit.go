@@ -37,7 +37,6 @@ func submitCommand() *command {
 		cmd.flags = append(cmd.flags, &option{name: s.Name, short: s.Short, arg: s.Arg, repeat: s.Repeat, help: s.Help, group: "Job"})
 	}
 	cmd.flags = append(cmd.flags,
-		&option{name: "name", arg: "NAME", help: "same as --job-name", group: "Job"},
 		&option{name: "wrap", arg: "COMMAND", help: "run this shell command instead of a script", group: "Submit"},
 		&option{name: "parsable", help: "print the job's number and nothing else", group: "Submit"},
 		&option{name: "wait", short: "W", help: "end when the job ends, with its exit status", group: "Submit"},
@@ -51,6 +50,9 @@ func submitCommand() *command {
 const submitText = `Puts a job into the queue and prints its number. A CONFIG is a LLaMA-Factory YAML, taken as it
 is: its method (lora, qlora, full) is read from it or from --method. A SCRIPT is any batch script
 that starts with a #! line; it gets the args. "-" reads either from stdin.
+
+What stands after a SCRIPT is the script's, also when it looks like a flag of fsubmit; fsubmit warns
+of that. "--" before the SCRIPT or its args says that it is meant.
 
 Options may also stand in the file, in comments at its top:
 
@@ -228,6 +230,9 @@ func (c *call) submission() (*fettlev1.JobSubmission, []string, error) {
 		return nil, nil, err
 	}
 	warnings := append(append([]string(nil), file.Warnings...), b.warnings...)
+	if w := c.strayFlag(args); w != "" {
+		warnings = append(warnings, w)
+	}
 	key := api.NewRequestID()
 	if g, ok := c.get("request-id"); ok {
 		if err := checkRequestID(g); err != nil {
@@ -238,13 +243,34 @@ func (c *call) submission() (*fettlev1.JobSubmission, []string, error) {
 	return &fettlev1.JobSubmission{RequestId: key, Spec: spec}, warnings, nil
 }
 
+// strayFlag warns of a script's argument that was probably meant for fsubmit; empty when there is none, or when a "--"
+// says that all is meant as it stands.
+func (c *call) strayFlag(args []string) string {
+	if c.dashdash >= 0 {
+		return ""
+	}
+	s := scanner{flags: c.cmd.allFlags()}
+	for _, a := range args {
+		if a == "--" {
+			break
+		}
+		var f *option
+		if name, ok := strings.CutPrefix(a, "--"); ok {
+			name, _, _ = strings.Cut(name, "=")
+			a, f = "--"+name, s.long(name)
+		} else if name, ok := strings.CutPrefix(a, "-"); ok && name != "" {
+			f = s.short(name)
+		}
+		if f != nil {
+			return show(a) + " goes to the script; put it before " + show(c.args[0]) + " if it is meant for fsubmit"
+		}
+	}
+	return ""
+}
+
 // flagOption checks one flag that is an option of jobs.
 func flagOption(g given) (jobscript.Option, bool, error) {
-	name := strings.TrimLeft(g.written, "-")
-	if name == "name" {
-		name = jobscript.OptJobName
-	}
-	o, ok, err := jobscript.NewOption(jobscript.OriginFlag, name, g.value)
+	o, ok, err := jobscript.NewOption(jobscript.OriginFlag, strings.TrimLeft(g.written, "-"), g.value)
 	o.Written = g.written
 	var e *jobscript.Error
 	if errors.As(err, &e) {
@@ -277,11 +303,7 @@ func (c *call) defaults() ([]jobscript.Option, error) {
 		if d.Value == "false" {
 			continue
 		}
-		name := d.Option
-		if name == "name" {
-			name = jobscript.OptJobName
-		}
-		o, ok, err := jobscript.NewOption(jobscript.OriginDefault, name, d.Value)
+		o, ok, err := jobscript.NewOption(jobscript.OriginDefault, d.Option, d.Value)
 		if err != nil {
 			var e *jobscript.Error
 			if errors.As(err, &e) {
