@@ -105,7 +105,9 @@ func BackoffMS(jobID uint64, failures uint32) int64 {
 }
 
 // JobLaunchFailureLimit is how many launches of one job in a row may fail through no fault of its user before it is held
-// for someone to look at. It is above LaunchFailureLimit, so that one broken node is drained before it holds up a job.
+// for someone to look at. A launch counts once, on however many nodes it failed, and the job's retries have no say: they
+// are for failures of what it runs. It is above LaunchFailureLimit, so that one broken node is drained before it holds up
+// a job.
 const JobLaunchFailureLimit = 5
 
 // LaunchBackoffMS is how long a job waits after its failed-th launch failure in a row (counted from 1), in milliseconds:

@@ -16,6 +16,7 @@ var reasonTexts = map[fettlev1.Reason]string{
 	fettlev1.Reason_REASON_NO_SUITABLE_NODE:   "NoSuitableNode",
 	fettlev1.Reason_REASON_PARTITION_DOWN:     "PartitionDown",
 	fettlev1.Reason_REASON_LAUNCH_FAILED:      "LaunchFailed",
+	fettlev1.Reason_REASON_LAUNCH_FAILED_HELD: "LaunchFailedHeld",
 	fettlev1.Reason_REASON_CANCELLED_BY_USER:  "CancelledByUser",
 	fettlev1.Reason_REASON_CANCELLED_BY_ADMIN: "CancelledByAdmin",
 	fettlev1.Reason_REASON_TIME_LIMIT:         "TimeLimit",

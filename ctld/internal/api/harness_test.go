@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -170,6 +171,8 @@ type cluster struct {
 	launchers        *fakeLaunchers
 	leader, follower *controller
 	req              int
+	// ahead is how far the log's clock is ahead of the machine's, in nanoseconds.
+	ahead atomic.Int64
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -177,6 +180,7 @@ func newCluster(t *testing.T) *cluster {
 	ctx, cancel := context.WithTimeout(context.Background(), long)
 	t.Cleanup(cancel)
 	c := &cluster{t: t, ctx: ctx, log: locallog.New("c"), scheduler: &fakeScheduler{}, launchers: &fakeLaunchers{}}
+	c.log.Now = func() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
 	auth := NewLoopbackAuth()
 	var nodeAPI *Server
 	c.sessions = session.NewServer(session.ServerConfig{

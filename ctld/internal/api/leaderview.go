@@ -153,7 +153,9 @@ func (s *Server) GetLeaderView(ctx context.Context, _ *fettlev1.GetLeaderViewReq
 func (v *leaderView) show(p *fettlev1.Job, j *state.Job, nowMS int64) {
 	if j.State == fettlev1.JobState_JOB_STATE_PENDING {
 		w := sched.WaitOf(j, v.waits, nowMS)
-		p.Reason = w.Reason
+		if p.Reason = w.Reason; j.HeldByLaunches() {
+			p.Reason = fettlev1.Reason_REASON_LAUNCH_FAILED_HELD
+		}
 		if w.Detail != "" {
 			p.Detail = w.Detail
 		}

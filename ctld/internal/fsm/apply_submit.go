@@ -170,6 +170,8 @@ func wait(j *state.Job, now int64) {
 	switch {
 	case j.Held && j.HeldByAdmin:
 		j.Reason, j.EligibleMS = fettlev1.Reason_REASON_HELD_BY_ADMIN, 0
+	case j.HeldByLaunches():
+		j.EligibleMS = 0
 	case j.Held:
 		j.Reason, j.EligibleMS = fettlev1.Reason_REASON_HELD_BY_USER, 0
 	case begin > now:

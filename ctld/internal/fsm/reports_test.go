@@ -306,10 +306,46 @@ func TestFailedLaunchesHoldTheJob(t *testing.T) {
 	if r.node("n2").Drained {
 		t.Error("one job drained the whole cluster")
 	}
+	// Nothing but a release takes the reason away.
+	begin := r.now + 1
+	r.ok(updateJobOp(&fettlev1.UpdateJobRequest{JobId: id, BeginMs: &begin}))
+	if j := r.job(id); !j.HeldByLaunches() || j.EligibleMS != 0 {
+		t.Errorf("after an update: %+v", j)
+	}
+	r.now = begin
 	r.ok(releaseOp(id))
+	if j := r.job(id); j.HeldByLaunches() || j.Detail != "" {
+		t.Errorf("after a release: %+v", j)
+	}
 	launch()
 	if j := r.job(id); j.Held {
 		t.Errorf("held again after one more failure: %+v", j)
+	}
+}
+
+// A gang's launch counts once, on however many of its nodes it failed, and --retries has no say in it.
+func TestFailedLaunchesCountOnceForAGang(t *testing.T) {
+	t.Parallel()
+	r := up(t, "n1", "n2")
+	s := script(2, 1, 1)
+	none := uint32(0)
+	s.Retries = &none
+	id := r.submit(s)
+	for i := range model.JobLaunchFailureLimit {
+		if j := r.job(id); j.Held || j.Failures != 0 {
+			t.Fatalf("after %d launches: %+v", i, j)
+		}
+		for _, n := range []string{"n1", "n2"} {
+			r.ok(nodeAction(n, fettlev1.NodeAction_NODE_ACTION_RESUME, ""))
+		}
+		r.now = max(r.now, r.job(id).RetryAtMS)
+		k := r.dispatch(id, part(r.job(id).Spec, "n1", 0), part(r.job(id).Spec, "n2", 0))
+		for _, n := range []string{"n1", "n2"} {
+			r.ended(k, n, &fettlev1.Exit{Code: -1, NeverStarted: true, Detail: "no cgroup"})
+		}
+	}
+	if j := r.job(id); !j.HeldByLaunches() || j.Detail != "n1: no cgroup" {
+		t.Errorf("job = %+v", j)
 	}
 }
 

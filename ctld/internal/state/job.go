@@ -58,6 +58,12 @@ func (j *Job) Current() *fettlev1.Attempt {
 	return j.Attempts[len(j.Attempts)-1]
 }
 
+// HeldByLaunches reports whether the controller holds the job back after too many failed launches in a row. Detail is then
+// how the last one failed.
+func (j *Job) HeldByLaunches() bool {
+	return j.Held && !j.HeldByAdmin && j.State == model.Pending && j.Reason == fettlev1.Reason_REASON_LAUNCH_FAILED
+}
+
 // Finished reports whether the job is over for good.
 func (j *Job) Finished() bool { return model.Terminal(j.State) }
 

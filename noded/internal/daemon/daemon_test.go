@@ -179,6 +179,39 @@ func TestGangStartsWhenItIsTold(t *testing.T) {
 	}
 }
 
+// Whoever looks after the node finds one line for each launch that failed, whether or not the job's owner says anything.
+func TestFailedLaunchesAreLogged(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.leader.hello()
+	broken, astray := n.job(1, "true"), n.job(2, "true")
+	broken.Allocation.GpuUuids = []string{"GPU-gone"}
+	astray.Spec.WorkDir = "not/absolute"
+	for id, p := range map[uint64]*fettlev1.Prepare{1: broken, 2: astray} {
+		n.leader.prepare(p)
+		if e := n.leader.ended(id); !e.GetNeverStarted() || e.GetUserError() != (id == 2) {
+			t.Errorf("job %d: %v", id, e)
+		}
+	}
+	n.leader.prepare(n.job(3, "true"))
+	n.leader.ended(3)
+	n.stop()
+	var got []string
+	for line := range strings.Lines(n.log.String()) {
+		if strings.Contains(line, "launch failed") {
+			got = append(got, line)
+			if !strings.Contains(line, "level=WARN") || strings.Count(line, "node=n1") != 1 {
+				t.Error(line)
+			}
+		}
+	}
+	all := strings.Join(got, "")
+	if len(got) != 2 || !strings.Contains(all, "job=1 attempt=1 err=\"GPU GPU-gone is not on this node\" user_error=false") ||
+		!strings.Contains(all, "job=2 attempt=1 err=") {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestUnknownAttemptIsBuried(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

@@ -52,6 +52,7 @@ func (d *daemon) loop(ctx context.Context) (err error) {
 		case e := <-d.link.Events():
 			d.onLink(e)
 		case in := <-d.attempts.Events():
+			d.noteFailed(in)
 			d.step(in)
 		case upto := <-d.synced:
 			d.step(nodemachine.JournalSynced{Upto: upto})
@@ -66,6 +67,13 @@ func (d *daemon) loop(ctx context.Context) (err error) {
 		case <-readings.C:
 			d.sendReadings(ctx)
 		}
+	}
+}
+
+// noteFailed logs a launch that failed: the leader tells the job's owner, this line whoever looks after the node.
+func (d *daemon) noteFailed(in nodemachine.Input) {
+	if f, ok := in.(nodemachine.ShimFailed); ok {
+		d.log.Warn("launch failed", "job", f.Key.Job, "attempt", f.Key.Attempt, "err", f.Exit.GetDetail(), "user_error", f.Exit.GetUserError())
 	}
 }
 

@@ -130,8 +130,10 @@ const (
 	// No registered node could hold it even if idle.
 	Reason_REASON_NO_SUITABLE_NODE Reason = 8
 	Reason_REASON_PARTITION_DOWN   Reason = 9
-	// Kept back: the launcher or an admin asked for a look at it.
-	Reason_REASON_LAUNCH_FAILED      Reason = 10
+	// A launch failed through no fault of the job's.
+	Reason_REASON_LAUNCH_FAILED Reason = 10
+	// Held by the controller after too many failed launches in a row; the job's detail says how the last one failed.
+	Reason_REASON_LAUNCH_FAILED_HELD Reason = 11
 	Reason_REASON_CANCELLED_BY_USER  Reason = 20
 	Reason_REASON_CANCELLED_BY_ADMIN Reason = 21
 	Reason_REASON_TIME_LIMIT         Reason = 22
@@ -162,6 +164,7 @@ var (
 		8:  "REASON_NO_SUITABLE_NODE",
 		9:  "REASON_PARTITION_DOWN",
 		10: "REASON_LAUNCH_FAILED",
+		11: "REASON_LAUNCH_FAILED_HELD",
 		20: "REASON_CANCELLED_BY_USER",
 		21: "REASON_CANCELLED_BY_ADMIN",
 		22: "REASON_TIME_LIMIT",
@@ -187,6 +190,7 @@ var (
 		"REASON_NO_SUITABLE_NODE":   8,
 		"REASON_PARTITION_DOWN":     9,
 		"REASON_LAUNCH_FAILED":      10,
+		"REASON_LAUNCH_FAILED_HELD": 11,
 		"REASON_CANCELLED_BY_USER":  20,
 		"REASON_CANCELLED_BY_ADMIN": 21,
 		"REASON_TIME_LIMIT":         22,
@@ -1502,7 +1506,7 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\x12\x1b\n" +
 	"\x17JOB_STATE_OUT_OF_MEMORY\x10\v\x12\x17\n" +
 	"\x13JOB_STATE_NODE_FAIL\x10\f\x12\x17\n" +
-	"\x13JOB_STATE_PREEMPTED\x10\r*\xd3\x04\n" +
+	"\x13JOB_STATE_PREEMPTED\x10\r*\xf2\x04\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fREASON_PRIORITY\x10\x01\x12\x14\n" +
@@ -1515,7 +1519,8 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\x17REASON_NO_SUITABLE_NODE\x10\b\x12\x19\n" +
 	"\x15REASON_PARTITION_DOWN\x10\t\x12\x18\n" +
 	"\x14REASON_LAUNCH_FAILED\x10\n" +
-	"\x12\x1c\n" +
+	"\x12\x1d\n" +
+	"\x19REASON_LAUNCH_FAILED_HELD\x10\v\x12\x1c\n" +
 	"\x18REASON_CANCELLED_BY_USER\x10\x14\x12\x1d\n" +
 	"\x19REASON_CANCELLED_BY_ADMIN\x10\x15\x12\x15\n" +
 	"\x11REASON_TIME_LIMIT\x10\x16\x12\x18\n" +
