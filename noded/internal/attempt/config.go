@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/fettle-hpc/fettle/noded/internal/account"
@@ -44,8 +45,12 @@ type Config struct {
 	NoRoot bool
 	Log    *slog.Logger
 	Now    func() time.Time
-	// Starters is how many attempts are started at once, Planners how many wait for a launcher at once; 4 and 32 by default.
-	Starters, Planners int
+	// Workers is how many goroutines do the file work, Planners how many attempts wait for a launcher at once; 4 and 32 by
+	// default.
+	Workers, Planners int
+	// Launching is how many attempts of scripts may be between hand-over and their first process at once; 4, or two a
+	// processor, by default. More would only wait for each other.
+	Launching int
 }
 
 func (c *Config) withDefaults() error {
@@ -61,8 +66,11 @@ func (c *Config) withDefaults() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.Starters == 0 {
-		c.Starters = 4
+	if c.Workers == 0 {
+		c.Workers = 4
+	}
+	if c.Launching == 0 {
+		c.Launching = max(4, 2*runtime.NumCPU())
 	}
 	if c.Planners == 0 {
 		c.Planners = 32

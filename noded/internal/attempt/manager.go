@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,8 +33,9 @@ type entry struct {
 	start nodemachine.StartShim
 
 	// Under Manager.mu.
-	phase phase
-	info  *info
+	phase     phase
+	launching bool
+	info      *info
 	// records is where the records of the attempt's file begin; 0 when it is not known.
 	records int
 	// shim is the one that this daemon gave the attempt to, adopted that of an earlier daemon.
@@ -75,9 +77,11 @@ type Manager struct {
 	mu      sync.Mutex
 	wake    sync.Cond
 	entries map[nodemachine.Key]*entry
-	// work is what the starters take: starts, ends, removals.
-	work   []func()
-	closed bool
+	// work is what the workers take first: ends and removals. starts wait until few enough are launching.
+	work      []func()
+	starts    []*entry
+	launching int
+	closed    bool
 	// forgotten are the outputs of the last attempts that were forgotten, for those who read to the end.
 	forgotten     map[nodemachine.Key]*info
 	forgottenRing []nodemachine.Key
@@ -123,7 +127,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m.wg.Go(m.watch.run)
 	m.wg.Go(m.syncNames)
-	for range cfg.Starters {
+	for range cfg.Workers {
 		m.wg.Go(m.worker)
 	}
 	return m, nil
@@ -172,19 +176,45 @@ func (m *Manager) enqueue(f func()) {
 func (m *Manager) worker() {
 	for {
 		m.mu.Lock()
-		for len(m.work) == 0 && !m.closed {
+		startable := func() bool { return len(m.starts) > 0 && m.launching < m.cfg.Launching }
+		for len(m.work) == 0 && !startable() && !m.closed {
 			m.wake.Wait()
 		}
-		if m.closed {
+		var f func()
+		switch {
+		case m.closed:
 			m.mu.Unlock()
 			return
+		case len(m.work) > 0:
+			f = m.work[0]
+			m.work[0] = nil
+			m.work = m.work[1:]
+		default:
+			e := m.starts[0]
+			m.starts[0] = nil
+			m.starts = m.starts[1:]
+			m.launching++
+			e.launching = true
+			f = func() { m.begin(e) }
 		}
-		f := m.work[0]
-		m.work[0] = nil
-		m.work = m.work[1:]
 		m.mu.Unlock()
 		f()
 	}
+}
+
+// launchPatience is how long an attempt may keep others from being started: a user's directory may hang for ever.
+const launchPatience = 250 * time.Millisecond
+
+// launched lets another attempt be started.
+func (m *Manager) launched(e *entry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !e.launching {
+		return
+	}
+	e.launching = false
+	m.launching--
+	m.wake.Signal()
 }
 
 // Start starts an attempt.
@@ -199,7 +229,10 @@ func (m *Manager) Start(s nodemachine.StartShim) {
 	m.entries[s.Key] = e
 	m.mu.Unlock()
 	if isScript(s.Prepare.GetSpec().GetMethod()) {
-		m.enqueue(func() { m.begin(e) })
+		m.mu.Lock()
+		m.starts = append(m.starts, e)
+		m.wake.Signal()
+		m.mu.Unlock()
 		return
 	}
 	// A launcher may take its time; scripts do not wait behind it.
@@ -328,8 +361,10 @@ var closedChan = func() <-chan struct{} {
 func (m *Manager) begin(e *entry) {
 	err := m.launch(e)
 	if err == nil {
+		time.AfterFunc(launchPatience, func() { m.launched(e) })
 		return
 	}
+	m.launched(e)
 	if errors.Is(err, errAdopted) {
 		m.cfg.Log.Error("an attempt that was to be started has a file already", "job", e.key.Job, "attempt", e.key.Attempt)
 		return

@@ -252,9 +252,13 @@ func (w *watcher) poll() {
 
 // started tells that the first process runs.
 func (m *Manager) started(e *entry) {
+	m.launched(e)
 	m.emit(nodemachine.ShimStarted{Key: e.key})
 	m.follow(e)
 }
 
 // over has the end of an attempt worked out.
-func (m *Manager) over(e *entry) { m.enqueue(func() { m.finish(e) }) }
+func (m *Manager) over(e *entry) {
+	m.launched(e)
+	m.enqueue(func() { m.finish(e) })
+}
