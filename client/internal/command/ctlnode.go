@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -195,17 +196,22 @@ func runShowCluster(ctx context.Context, c *call) error {
 	if s := staleNote(h); s != "" {
 		c.note("note: " + s)
 	}
+	if s := quorumNote(r); s != "" {
+		c.note(s)
+	}
 	return nil
 }
 
 func micros(us int64) string { return (time.Duration(us) * time.Microsecond).String() }
 
 func (c *call) serverTable(r *fettlev1.GetClusterResponse) *render.Table {
-	t := render.NewTable(render.Column{Title: "CONTROLLER", Shrink: 8}, render.Column{Title: "ROLE"}, render.Column{Title: "CLIENTS", Shrink: 12},
+	t := render.NewTable(render.Column{Title: "CONTROLLER", Shrink: 8}, render.Column{Title: "ROLE"}, render.Column{Title: "CONTACT", Drop: 3}, render.Column{Title: "CLIENTS", Shrink: 12},
 		render.Column{Title: "RAFT", Shrink: 12, Drop: 2}, render.Column{Title: "ID", Shrink: 8, Drop: 1})
 	for _, s := range r.GetServers() {
 		t.Text(s.GetName())
 		switch {
+		case s.GetUnreachable():
+			t.Styled(render.Red, "unreachable")
 		case s.GetLeader():
 			t.Styled(render.Green, "leader")
 		case s.GetVoter():
@@ -213,11 +219,38 @@ func (c *call) serverTable(r *fettlev1.GetClusterResponse) *render.Table {
 		default:
 			t.Styled(render.Yellow, "joining")
 		}
+		t.Text(render.Time(s.GetLastContactMs()))
 		t.Text(s.GetClientAddr())
 		t.Text(s.GetRaftAddr())
 		t.Text(s.GetId())
 	}
 	return t
+}
+
+// quorumNote warns of controllers that are out of contact; "" when there are none. The votes of most are needed for all
+// that changes anything.
+func quorumNote(r *fettlev1.GetClusterResponse) string {
+	var gone []string
+	voters := 0
+	for _, s := range r.GetServers() {
+		if s.GetVoter() {
+			if voters++; s.GetUnreachable() {
+				gone = append(gone, s.GetName())
+			}
+		}
+	}
+	if len(gone) == 0 {
+		return ""
+	}
+	text := "warning: no contact with " + strings.Join(gone, ", ")
+	switch spare := (voters-1)/2 - len(gone); {
+	case spare < 0:
+		return text + ": the others are too few to accept anything"
+	case spare == 0:
+		return text + ": if one more is lost, nothing is accepted any more"
+	default:
+		return text + ": " + strconv.Itoa(spare) + " more may be lost"
+	}
 }
 
 func runRaftList(ctx context.Context, c *call) error {
@@ -237,6 +270,9 @@ func runRaftList(ctx context.Context, c *call) error {
 	}
 	if s := staleNote(r.GetHeader()); s != "" {
 		c.note("note: " + s)
+	}
+	if s := quorumNote(r); s != "" {
+		c.note(s)
 	}
 	return nil
 }

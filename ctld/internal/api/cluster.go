@@ -111,9 +111,16 @@ func (s *Server) GetCluster(ctx context.Context, req *fettlev1.GetClusterRequest
 	for _, srv := range v.snap.Servers() {
 		known[srv.GetServerId()] = srv
 	}
+	know := s.leaderView(ctx)
 	for _, m := range s.cfg.Raft.Members() {
+		contact := know.servers[m.ID]
+		if m.Leader && contact == nil {
+			// The leader does not answer: what this controller itself has heard of it counts.
+			contact = serverContacts([]raftstore.Member{m}, s.cfg.Now())[m.ID]
+		}
 		resp.Servers = append(resp.Servers, &fettlev1.ServerInfo{
 			Id: m.ID, Name: m.Name, RaftAddr: m.Addr, ClientAddr: known[m.ID].GetClientAddr(), Voter: m.Voter, Leader: m.Leader,
+			LastContactMs: contact.GetLastContactMs(), Unreachable: contact.GetUnreachable(),
 		})
 	}
 	return resp, nil

@@ -2,7 +2,9 @@ package api
 
 import (
 	"encoding/hex"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/raftstore"
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
@@ -133,4 +135,38 @@ func TestPolicyVerbs(t *testing.T) {
 	if p := resp.GetPolicy(); err != nil || p.GetVersion() != 2 || len(p.GetPartitions()) != 2 {
 		t.Errorf("policy %v, %v", p, err)
 	}
+}
+
+func TestControllersOutOfContact(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	// A follower tells the leader's contacts, not its own. Which of the others are out of contact is the leader's to say.
+	see := func(ok func([]*fettlev1.ServerInfo) bool) {
+		t.Helper()
+		var resp *fettlev1.GetClusterResponse
+		if poll(c.ctx, func() (done bool) {
+			var err error
+			resp, err = c.follower.client.GetCluster(c.ctx, &fettlev1.GetClusterRequest{})
+			return err == nil && ok(resp.GetServers())
+		}) != nil {
+			t.Fatalf("servers %v", resp.GetServers())
+		}
+	}
+	heard := time.Now().Add(-time.Hour)
+	c.leader.raft.set(func() {
+		m := slices.Clone(c.leader.raft.members)
+		m[0].Self, m[0].LastContact, m[1].LastContact = true, time.Now(), heard
+		gone := raftstore.Member{Server: raftstore.Server{ID: "c9.x", Name: "c9", Voter: true}}
+		c.leader.raft.members = append(m, gone)
+		c.follower.raft.set(func() { c.follower.raft.members = append(slices.Clone(c.follower.raft.members), gone) })
+	})
+	see(func(s []*fettlev1.ServerInfo) bool {
+		return len(s) == 3 && !s[0].GetUnreachable() && s[0].GetLastContactMs() > heard.UnixMilli() &&
+			s[1].GetUnreachable() && s[1].GetLastContactMs() == heard.UnixMilli() && s[2].GetUnreachable() && s[2].GetLastContactMs() == 0
+	})
+	// Without a leader in reach it says what it has heard of that one itself, and nothing of the others.
+	c.follower.raft.set(func() { c.follower.raft.leader.ID, c.follower.raft.members[0].LastContact = "nobody.x", heard })
+	see(func(s []*fettlev1.ServerInfo) bool {
+		return s[0].GetUnreachable() && s[0].GetLastContactMs() == heard.UnixMilli() && !s[1].GetUnreachable() && s[1].GetLastContactMs() == 0
+	})
 }

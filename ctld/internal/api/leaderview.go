@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +21,8 @@ type leaderView struct {
 	progress func(job uint64) *fettlev1.Progress
 	contact  func(node string) int64
 	readings func(node string) []*fettlev1.GPUReading
+	// servers are the leader's contacts by server id; empty when there is no view.
+	servers map[string]*fettlev1.ServerContact
 }
 
 const (
@@ -89,7 +93,26 @@ func (s *Server) ownView() *leaderView {
 		waits:    func(job uint64) (sched.Wait, bool) { w, ok := waits[job]; return w, ok },
 		progress: s.cfg.Nodes.Progress, readings: s.cfg.Nodes.Readings,
 		contact: func(node string) int64 { return contact[node] },
+		servers: serverContacts(s.cfg.Raft.Members(), s.cfg.Now()),
 	}
+}
+
+// silentFor is how long a controller may leave the leader without an answer before it is shown as unreachable: many
+// heartbeats, and less than anybody waits who looks for what is wrong.
+const silentFor = 5 * time.Second
+
+// serverContacts is what the leader knows of the others. One that has not answered in its term is out of contact: heartbeats
+// go out at once when it begins.
+func serverContacts(members []raftstore.Member, now time.Time) map[string]*fettlev1.ServerContact {
+	out := make(map[string]*fettlev1.ServerContact, len(members))
+	for _, m := range members {
+		c := &fettlev1.ServerContact{Id: m.ID, Unreachable: !m.Self && now.Sub(m.LastContact) > silentFor}
+		if !m.LastContact.IsZero() {
+			c.LastContactMs = m.LastContact.UnixMilli()
+		}
+		out[m.ID] = c
+	}
+	return out
 }
 
 // emptyView gives no reasons at all, not even the usual one.
@@ -110,7 +133,12 @@ func copiedView(r *fettlev1.GetLeaderViewResponse) *leaderView {
 	for _, n := range r.GetNodes() {
 		nodes[n.GetNode()] = n
 	}
+	servers := map[string]*fettlev1.ServerContact{}
+	for _, c := range r.GetServers() {
+		servers[c.GetId()] = c
+	}
 	return &leaderView{
+		servers:  servers,
 		waits:    func(job uint64) (sched.Wait, bool) { w, ok := waits[job]; return w, ok },
 		progress: func(job uint64) *fettlev1.Progress { return progress[job] },
 		contact:  func(node string) int64 { return nodes[node].GetLastContactMs() },
@@ -145,6 +173,9 @@ func (s *Server) GetLeaderView(ctx context.Context, _ *fettlev1.GetLeaderViewReq
 	}
 	for n := range snap.Nodes {
 		resp.Nodes = append(resp.Nodes, &fettlev1.NodeContact{Node: n.Name, LastContactMs: own.contact(n.Name), Readings: own.readings(n.Name)})
+	}
+	for _, id := range slices.Sorted(maps.Keys(own.servers)) {
+		resp.Servers = append(resp.Servers, own.servers[id])
 	}
 	return resp, nil
 }

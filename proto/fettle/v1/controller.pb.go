@@ -2138,13 +2138,18 @@ func (x *GetClusterRequest) GetRead() *ReadOptions {
 }
 
 type ServerInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	RaftAddr      string                 `protobuf:"bytes,3,opt,name=raft_addr,json=raftAddr,proto3" json:"raft_addr,omitempty"`
-	ClientAddr    string                 `protobuf:"bytes,4,opt,name=client_addr,json=clientAddr,proto3" json:"client_addr,omitempty"`
-	Voter         bool                   `protobuf:"varint,5,opt,name=voter,proto3" json:"voter,omitempty"`
-	Leader        bool                   `protobuf:"varint,6,opt,name=leader,proto3" json:"leader,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name       string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	RaftAddr   string                 `protobuf:"bytes,3,opt,name=raft_addr,json=raftAddr,proto3" json:"raft_addr,omitempty"`
+	ClientAddr string                 `protobuf:"bytes,4,opt,name=client_addr,json=clientAddr,proto3" json:"client_addr,omitempty"`
+	Voter      bool                   `protobuf:"varint,5,opt,name=voter,proto3" json:"voter,omitempty"`
+	Leader     bool                   `protobuf:"varint,6,opt,name=leader,proto3" json:"leader,omitempty"`
+	// When the leader last had an answer from it, Unix milliseconds; 0 when that is not known: there is no leader, or it has
+	// not answered this one.
+	LastContactMs int64 `protobuf:"varint,7,opt,name=last_contact_ms,json=lastContactMs,proto3" json:"last_contact_ms,omitempty"`
+	// The leader gets no answer from it, or, of the leader's own row, the asked controller does not hear of the leader.
+	Unreachable   bool `protobuf:"varint,8,opt,name=unreachable,proto3" json:"unreachable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2217,6 +2222,20 @@ func (x *ServerInfo) GetVoter() bool {
 func (x *ServerInfo) GetLeader() bool {
 	if x != nil {
 		return x.Leader
+	}
+	return false
+}
+
+func (x *ServerInfo) GetLastContactMs() int64 {
+	if x != nil {
+		return x.LastContactMs
+	}
+	return 0
+}
+
+func (x *ServerInfo) GetUnreachable() bool {
+	if x != nil {
+		return x.Unreachable
 	}
 	return false
 }
@@ -3352,6 +3371,7 @@ type GetLeaderViewResponse struct {
 	Waits         []*JobWait             `protobuf:"bytes,1,rep,name=waits,proto3" json:"waits,omitempty"`
 	Progress      []*JobProgress         `protobuf:"bytes,2,rep,name=progress,proto3" json:"progress,omitempty"`
 	Nodes         []*NodeContact         `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Servers       []*ServerContact       `protobuf:"bytes,4,rep,name=servers,proto3" json:"servers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3403,6 +3423,13 @@ func (x *GetLeaderViewResponse) GetProgress() []*JobProgress {
 func (x *GetLeaderViewResponse) GetNodes() []*NodeContact {
 	if x != nil {
 		return x.Nodes
+	}
+	return nil
+}
+
+func (x *GetLeaderViewResponse) GetServers() []*ServerContact {
+	if x != nil {
+		return x.Servers
 	}
 	return nil
 }
@@ -3519,6 +3546,67 @@ func (x *JobProgress) GetProgress() *Progress {
 	return nil
 }
 
+// ServerContact is the leader's contact with a controller, as in ServerInfo.
+type ServerContact struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	LastContactMs int64                  `protobuf:"varint,2,opt,name=last_contact_ms,json=lastContactMs,proto3" json:"last_contact_ms,omitempty"`
+	Unreachable   bool                   `protobuf:"varint,3,opt,name=unreachable,proto3" json:"unreachable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerContact) Reset() {
+	*x = ServerContact{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerContact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerContact) ProtoMessage() {}
+
+func (x *ServerContact) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerContact.ProtoReflect.Descriptor instead.
+func (*ServerContact) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ServerContact) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ServerContact) GetLastContactMs() int64 {
+	if x != nil {
+		return x.LastContactMs
+	}
+	return 0
+}
+
+func (x *ServerContact) GetUnreachable() bool {
+	if x != nil {
+		return x.Unreachable
+	}
+	return false
+}
+
 type NodeContact struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -3530,7 +3618,7 @@ type NodeContact struct {
 
 func (x *NodeContact) Reset() {
 	*x = NodeContact{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[52]
+	mi := &file_fettle_v1_controller_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3542,7 +3630,7 @@ func (x *NodeContact) String() string {
 func (*NodeContact) ProtoMessage() {}
 
 func (x *NodeContact) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[52]
+	mi := &file_fettle_v1_controller_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3555,7 +3643,7 @@ func (x *NodeContact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeContact.ProtoReflect.Descriptor instead.
 func (*NodeContact) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{52}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *NodeContact) GetNode() string {
@@ -3753,7 +3841,7 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x12#\n" +
 	"\x04node\x18\x02 \x01(\v2\x0f.fettle.v1.NodeR\x04node\"?\n" +
 	"\x11GetClusterRequest\x12*\n" +
-	"\x04read\x18\x01 \x01(\v2\x16.fettle.v1.ReadOptionsR\x04read\"\x9c\x01\n" +
+	"\x04read\x18\x01 \x01(\v2\x16.fettle.v1.ReadOptionsR\x04read\"\xe6\x01\n" +
 	"\n" +
 	"ServerInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -3762,7 +3850,9 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\vclient_addr\x18\x04 \x01(\tR\n" +
 	"clientAddr\x12\x14\n" +
 	"\x05voter\x18\x05 \x01(\bR\x05voter\x12\x16\n" +
-	"\x06leader\x18\x06 \x01(\bR\x06leader\"\xe2\x02\n" +
+	"\x06leader\x18\x06 \x01(\bR\x06leader\x12&\n" +
+	"\x0flast_contact_ms\x18\a \x01(\x03R\rlastContactMs\x12 \n" +
+	"\vunreachable\x18\b \x01(\bR\vunreachable\"\xe2\x02\n" +
 	"\x12GetClusterResponse\x12)\n" +
 	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x12/\n" +
 	"\aservers\x18\x02 \x03(\v2\x15.fettle.v1.ServerInfoR\aservers\x12\x1d\n" +
@@ -3854,18 +3944,23 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x06p50_us\x18\v \x01(\x03R\x05p50Us\x12\x15\n" +
 	"\x06p99_us\x18\f \x01(\x03R\x05p99Us\x12\x1a\n" +
 	"\brestarts\x18\r \x01(\x04R\brestarts\"\x16\n" +
-	"\x14GetLeaderViewRequest\"\xa3\x01\n" +
+	"\x14GetLeaderViewRequest\"\xd7\x01\n" +
 	"\x15GetLeaderViewResponse\x12(\n" +
 	"\x05waits\x18\x01 \x03(\v2\x12.fettle.v1.JobWaitR\x05waits\x122\n" +
 	"\bprogress\x18\x02 \x03(\v2\x16.fettle.v1.JobProgressR\bprogress\x12,\n" +
-	"\x05nodes\x18\x03 \x03(\v2\x16.fettle.v1.NodeContactR\x05nodes\"c\n" +
+	"\x05nodes\x18\x03 \x03(\v2\x16.fettle.v1.NodeContactR\x05nodes\x122\n" +
+	"\aservers\x18\x04 \x03(\v2\x18.fettle.v1.ServerContactR\aservers\"c\n" +
 	"\aJobWait\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12)\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x11.fettle.v1.ReasonR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\"U\n" +
 	"\vJobProgress\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12/\n" +
-	"\bprogress\x18\x02 \x01(\v2\x13.fettle.v1.ProgressR\bprogress\"|\n" +
+	"\bprogress\x18\x02 \x01(\v2\x13.fettle.v1.ProgressR\bprogress\"i\n" +
+	"\rServerContact\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12&\n" +
+	"\x0flast_contact_ms\x18\x02 \x01(\x03R\rlastContactMs\x12 \n" +
+	"\vunreachable\x18\x03 \x01(\bR\vunreachable\"|\n" +
 	"\vNodeContact\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12&\n" +
 	"\x0flast_contact_ms\x18\x02 \x01(\x03R\rlastContactMs\x121\n" +
@@ -3921,7 +4016,7 @@ func file_fettle_v1_controller_proto_rawDescGZIP() []byte {
 }
 
 var file_fettle_v1_controller_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_fettle_v1_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_fettle_v1_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_fettle_v1_controller_proto_goTypes = []any{
 	(ReadLevel)(0),                     // 0: fettle.v1.ReadLevel
 	(NodeAction)(0),                    // 1: fettle.v1.NodeAction
@@ -3977,55 +4072,56 @@ var file_fettle_v1_controller_proto_goTypes = []any{
 	(*GetLeaderViewResponse)(nil),      // 51: fettle.v1.GetLeaderViewResponse
 	(*JobWait)(nil),                    // 52: fettle.v1.JobWait
 	(*JobProgress)(nil),                // 53: fettle.v1.JobProgress
-	(*NodeContact)(nil),                // 54: fettle.v1.NodeContact
-	(*JobSpec)(nil),                    // 55: fettle.v1.JobSpec
-	(JobState)(0),                      // 56: fettle.v1.JobState
-	(*Job)(nil),                        // 57: fettle.v1.Job
-	(Reason)(0),                        // 58: fettle.v1.Reason
-	(*Node)(nil),                       // 59: fettle.v1.Node
-	(*KeyValue)(nil),                   // 60: fettle.v1.KeyValue
-	(*Progress)(nil),                   // 61: fettle.v1.Progress
-	(*GPUReading)(nil),                 // 62: fettle.v1.GPUReading
+	(*ServerContact)(nil),              // 54: fettle.v1.ServerContact
+	(*NodeContact)(nil),                // 55: fettle.v1.NodeContact
+	(*JobSpec)(nil),                    // 56: fettle.v1.JobSpec
+	(JobState)(0),                      // 57: fettle.v1.JobState
+	(*Job)(nil),                        // 58: fettle.v1.Job
+	(Reason)(0),                        // 59: fettle.v1.Reason
+	(*Node)(nil),                       // 60: fettle.v1.Node
+	(*KeyValue)(nil),                   // 61: fettle.v1.KeyValue
+	(*Progress)(nil),                   // 62: fettle.v1.Progress
+	(*GPUReading)(nil),                 // 63: fettle.v1.GPUReading
 }
 var file_fettle_v1_controller_proto_depIdxs = []int32{
 	0,  // 0: fettle.v1.ReadOptions.level:type_name -> fettle.v1.ReadLevel
 	0,  // 1: fettle.v1.Header.level:type_name -> fettle.v1.ReadLevel
-	55, // 2: fettle.v1.JobSubmission.spec:type_name -> fettle.v1.JobSpec
+	56, // 2: fettle.v1.JobSubmission.spec:type_name -> fettle.v1.JobSpec
 	5,  // 3: fettle.v1.SubmitJobsRequest.jobs:type_name -> fettle.v1.JobSubmission
 	3,  // 4: fettle.v1.SubmitJobsResponse.header:type_name -> fettle.v1.Header
 	8,  // 5: fettle.v1.SubmitJobsResponse.results:type_name -> fettle.v1.SubmitResult
 	4,  // 6: fettle.v1.SubmitResult.error:type_name -> fettle.v1.ErrorDetail
-	55, // 7: fettle.v1.SubmitResult.spec:type_name -> fettle.v1.JobSpec
+	56, // 7: fettle.v1.SubmitResult.spec:type_name -> fettle.v1.JobSpec
 	9,  // 8: fettle.v1.SubmitResult.estimate:type_name -> fettle.v1.MemoryEstimate
 	10, // 9: fettle.v1.MemoryEstimate.terms:type_name -> fettle.v1.EstimateTerm
-	56, // 10: fettle.v1.JobSelector.states:type_name -> fettle.v1.JobState
+	57, // 10: fettle.v1.JobSelector.states:type_name -> fettle.v1.JobState
 	11, // 11: fettle.v1.CancelJobsRequest.select:type_name -> fettle.v1.JobSelector
 	11, // 12: fettle.v1.JobActionRequest.select:type_name -> fettle.v1.JobSelector
 	3,  // 13: fettle.v1.JobActionResponse.header:type_name -> fettle.v1.Header
 	15, // 14: fettle.v1.JobActionResponse.results:type_name -> fettle.v1.JobActionResult
 	4,  // 15: fettle.v1.JobActionResult.error:type_name -> fettle.v1.ErrorDetail
 	3,  // 16: fettle.v1.UpdateJobResponse.header:type_name -> fettle.v1.Header
-	57, // 17: fettle.v1.UpdateJobResponse.job:type_name -> fettle.v1.Job
+	58, // 17: fettle.v1.UpdateJobResponse.job:type_name -> fettle.v1.Job
 	2,  // 18: fettle.v1.GetJobRequest.read:type_name -> fettle.v1.ReadOptions
 	3,  // 19: fettle.v1.GetJobResponse.header:type_name -> fettle.v1.Header
-	57, // 20: fettle.v1.GetJobResponse.job:type_name -> fettle.v1.Job
+	58, // 20: fettle.v1.GetJobResponse.job:type_name -> fettle.v1.Job
 	2,  // 21: fettle.v1.ListJobsRequest.read:type_name -> fettle.v1.ReadOptions
 	11, // 22: fettle.v1.ListJobsRequest.select:type_name -> fettle.v1.JobSelector
 	3,  // 23: fettle.v1.ListJobsResponse.header:type_name -> fettle.v1.Header
-	57, // 24: fettle.v1.ListJobsResponse.jobs:type_name -> fettle.v1.Job
+	58, // 24: fettle.v1.ListJobsResponse.jobs:type_name -> fettle.v1.Job
 	11, // 25: fettle.v1.WatchEventsRequest.select:type_name -> fettle.v1.JobSelector
-	56, // 26: fettle.v1.Event.old_state:type_name -> fettle.v1.JobState
-	56, // 27: fettle.v1.Event.state:type_name -> fettle.v1.JobState
-	58, // 28: fettle.v1.Event.reason:type_name -> fettle.v1.Reason
+	57, // 26: fettle.v1.Event.old_state:type_name -> fettle.v1.JobState
+	57, // 27: fettle.v1.Event.state:type_name -> fettle.v1.JobState
+	59, // 28: fettle.v1.Event.reason:type_name -> fettle.v1.Reason
 	23, // 29: fettle.v1.WatchEventsResponse.events:type_name -> fettle.v1.Event
 	3,  // 30: fettle.v1.WatchEventsResponse.header:type_name -> fettle.v1.Header
-	57, // 31: fettle.v1.ReadLogResponse.job:type_name -> fettle.v1.Job
+	58, // 31: fettle.v1.ReadLogResponse.job:type_name -> fettle.v1.Job
 	2,  // 32: fettle.v1.ListNodesRequest.read:type_name -> fettle.v1.ReadOptions
 	3,  // 33: fettle.v1.ListNodesResponse.header:type_name -> fettle.v1.Header
-	59, // 34: fettle.v1.ListNodesResponse.nodes:type_name -> fettle.v1.Node
+	60, // 34: fettle.v1.ListNodesResponse.nodes:type_name -> fettle.v1.Node
 	1,  // 35: fettle.v1.UpdateNodeRequest.action:type_name -> fettle.v1.NodeAction
 	3,  // 36: fettle.v1.UpdateNodeResponse.header:type_name -> fettle.v1.Header
-	59, // 37: fettle.v1.UpdateNodeResponse.node:type_name -> fettle.v1.Node
+	60, // 37: fettle.v1.UpdateNodeResponse.node:type_name -> fettle.v1.Node
 	2,  // 38: fettle.v1.GetClusterRequest.read:type_name -> fettle.v1.ReadOptions
 	3,  // 39: fettle.v1.GetClusterResponse.header:type_name -> fettle.v1.Header
 	32, // 40: fettle.v1.GetClusterResponse.servers:type_name -> fettle.v1.ServerInfo
@@ -4040,60 +4136,61 @@ var file_fettle_v1_controller_proto_depIdxs = []int32{
 	3,  // 49: fettle.v1.SetPolicyResponse.header:type_name -> fettle.v1.Header
 	45, // 50: fettle.v1.SetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
 	46, // 51: fettle.v1.ClusterPolicy.partitions:type_name -> fettle.v1.Partition
-	60, // 52: fettle.v1.ClusterPolicy.scheduling:type_name -> fettle.v1.KeyValue
+	61, // 52: fettle.v1.ClusterPolicy.scheduling:type_name -> fettle.v1.KeyValue
 	3,  // 53: fettle.v1.ListPluginsResponse.header:type_name -> fettle.v1.Header
 	49, // 54: fettle.v1.ListPluginsResponse.plugins:type_name -> fettle.v1.PluginStatus
 	52, // 55: fettle.v1.GetLeaderViewResponse.waits:type_name -> fettle.v1.JobWait
 	53, // 56: fettle.v1.GetLeaderViewResponse.progress:type_name -> fettle.v1.JobProgress
-	54, // 57: fettle.v1.GetLeaderViewResponse.nodes:type_name -> fettle.v1.NodeContact
-	58, // 58: fettle.v1.JobWait.reason:type_name -> fettle.v1.Reason
-	61, // 59: fettle.v1.JobProgress.progress:type_name -> fettle.v1.Progress
-	62, // 60: fettle.v1.NodeContact.readings:type_name -> fettle.v1.GPUReading
-	6,  // 61: fettle.v1.ControllerService.SubmitJobs:input_type -> fettle.v1.SubmitJobsRequest
-	12, // 62: fettle.v1.ControllerService.CancelJobs:input_type -> fettle.v1.CancelJobsRequest
-	13, // 63: fettle.v1.ControllerService.HoldJobs:input_type -> fettle.v1.JobActionRequest
-	13, // 64: fettle.v1.ControllerService.ReleaseJobs:input_type -> fettle.v1.JobActionRequest
-	13, // 65: fettle.v1.ControllerService.RequeueJobs:input_type -> fettle.v1.JobActionRequest
-	16, // 66: fettle.v1.ControllerService.UpdateJob:input_type -> fettle.v1.UpdateJobRequest
-	18, // 67: fettle.v1.ControllerService.GetJob:input_type -> fettle.v1.GetJobRequest
-	20, // 68: fettle.v1.ControllerService.ListJobs:input_type -> fettle.v1.ListJobsRequest
-	22, // 69: fettle.v1.ControllerService.WatchEvents:input_type -> fettle.v1.WatchEventsRequest
-	25, // 70: fettle.v1.ControllerService.ReadLog:input_type -> fettle.v1.ReadLogRequest
-	27, // 71: fettle.v1.ControllerService.ListNodes:input_type -> fettle.v1.ListNodesRequest
-	29, // 72: fettle.v1.ControllerService.UpdateNode:input_type -> fettle.v1.UpdateNodeRequest
-	31, // 73: fettle.v1.ControllerService.GetCluster:input_type -> fettle.v1.GetClusterRequest
-	35, // 74: fettle.v1.ControllerService.AddServer:input_type -> fettle.v1.AddServerRequest
-	37, // 75: fettle.v1.ControllerService.RemoveServer:input_type -> fettle.v1.RemoveServerRequest
-	39, // 76: fettle.v1.ControllerService.TransferLeadership:input_type -> fettle.v1.TransferLeadershipRequest
-	41, // 77: fettle.v1.ControllerService.GetPolicy:input_type -> fettle.v1.GetPolicyRequest
-	43, // 78: fettle.v1.ControllerService.SetPolicy:input_type -> fettle.v1.SetPolicyRequest
-	47, // 79: fettle.v1.ControllerService.ListPlugins:input_type -> fettle.v1.ListPluginsRequest
-	50, // 80: fettle.v1.ControllerService.GetLeaderView:input_type -> fettle.v1.GetLeaderViewRequest
-	7,  // 81: fettle.v1.ControllerService.SubmitJobs:output_type -> fettle.v1.SubmitJobsResponse
-	14, // 82: fettle.v1.ControllerService.CancelJobs:output_type -> fettle.v1.JobActionResponse
-	14, // 83: fettle.v1.ControllerService.HoldJobs:output_type -> fettle.v1.JobActionResponse
-	14, // 84: fettle.v1.ControllerService.ReleaseJobs:output_type -> fettle.v1.JobActionResponse
-	14, // 85: fettle.v1.ControllerService.RequeueJobs:output_type -> fettle.v1.JobActionResponse
-	17, // 86: fettle.v1.ControllerService.UpdateJob:output_type -> fettle.v1.UpdateJobResponse
-	19, // 87: fettle.v1.ControllerService.GetJob:output_type -> fettle.v1.GetJobResponse
-	21, // 88: fettle.v1.ControllerService.ListJobs:output_type -> fettle.v1.ListJobsResponse
-	24, // 89: fettle.v1.ControllerService.WatchEvents:output_type -> fettle.v1.WatchEventsResponse
-	26, // 90: fettle.v1.ControllerService.ReadLog:output_type -> fettle.v1.ReadLogResponse
-	28, // 91: fettle.v1.ControllerService.ListNodes:output_type -> fettle.v1.ListNodesResponse
-	30, // 92: fettle.v1.ControllerService.UpdateNode:output_type -> fettle.v1.UpdateNodeResponse
-	33, // 93: fettle.v1.ControllerService.GetCluster:output_type -> fettle.v1.GetClusterResponse
-	36, // 94: fettle.v1.ControllerService.AddServer:output_type -> fettle.v1.AddServerResponse
-	38, // 95: fettle.v1.ControllerService.RemoveServer:output_type -> fettle.v1.RemoveServerResponse
-	40, // 96: fettle.v1.ControllerService.TransferLeadership:output_type -> fettle.v1.TransferLeadershipResponse
-	42, // 97: fettle.v1.ControllerService.GetPolicy:output_type -> fettle.v1.GetPolicyResponse
-	44, // 98: fettle.v1.ControllerService.SetPolicy:output_type -> fettle.v1.SetPolicyResponse
-	48, // 99: fettle.v1.ControllerService.ListPlugins:output_type -> fettle.v1.ListPluginsResponse
-	51, // 100: fettle.v1.ControllerService.GetLeaderView:output_type -> fettle.v1.GetLeaderViewResponse
-	81, // [81:101] is the sub-list for method output_type
-	61, // [61:81] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	55, // 57: fettle.v1.GetLeaderViewResponse.nodes:type_name -> fettle.v1.NodeContact
+	54, // 58: fettle.v1.GetLeaderViewResponse.servers:type_name -> fettle.v1.ServerContact
+	59, // 59: fettle.v1.JobWait.reason:type_name -> fettle.v1.Reason
+	62, // 60: fettle.v1.JobProgress.progress:type_name -> fettle.v1.Progress
+	63, // 61: fettle.v1.NodeContact.readings:type_name -> fettle.v1.GPUReading
+	6,  // 62: fettle.v1.ControllerService.SubmitJobs:input_type -> fettle.v1.SubmitJobsRequest
+	12, // 63: fettle.v1.ControllerService.CancelJobs:input_type -> fettle.v1.CancelJobsRequest
+	13, // 64: fettle.v1.ControllerService.HoldJobs:input_type -> fettle.v1.JobActionRequest
+	13, // 65: fettle.v1.ControllerService.ReleaseJobs:input_type -> fettle.v1.JobActionRequest
+	13, // 66: fettle.v1.ControllerService.RequeueJobs:input_type -> fettle.v1.JobActionRequest
+	16, // 67: fettle.v1.ControllerService.UpdateJob:input_type -> fettle.v1.UpdateJobRequest
+	18, // 68: fettle.v1.ControllerService.GetJob:input_type -> fettle.v1.GetJobRequest
+	20, // 69: fettle.v1.ControllerService.ListJobs:input_type -> fettle.v1.ListJobsRequest
+	22, // 70: fettle.v1.ControllerService.WatchEvents:input_type -> fettle.v1.WatchEventsRequest
+	25, // 71: fettle.v1.ControllerService.ReadLog:input_type -> fettle.v1.ReadLogRequest
+	27, // 72: fettle.v1.ControllerService.ListNodes:input_type -> fettle.v1.ListNodesRequest
+	29, // 73: fettle.v1.ControllerService.UpdateNode:input_type -> fettle.v1.UpdateNodeRequest
+	31, // 74: fettle.v1.ControllerService.GetCluster:input_type -> fettle.v1.GetClusterRequest
+	35, // 75: fettle.v1.ControllerService.AddServer:input_type -> fettle.v1.AddServerRequest
+	37, // 76: fettle.v1.ControllerService.RemoveServer:input_type -> fettle.v1.RemoveServerRequest
+	39, // 77: fettle.v1.ControllerService.TransferLeadership:input_type -> fettle.v1.TransferLeadershipRequest
+	41, // 78: fettle.v1.ControllerService.GetPolicy:input_type -> fettle.v1.GetPolicyRequest
+	43, // 79: fettle.v1.ControllerService.SetPolicy:input_type -> fettle.v1.SetPolicyRequest
+	47, // 80: fettle.v1.ControllerService.ListPlugins:input_type -> fettle.v1.ListPluginsRequest
+	50, // 81: fettle.v1.ControllerService.GetLeaderView:input_type -> fettle.v1.GetLeaderViewRequest
+	7,  // 82: fettle.v1.ControllerService.SubmitJobs:output_type -> fettle.v1.SubmitJobsResponse
+	14, // 83: fettle.v1.ControllerService.CancelJobs:output_type -> fettle.v1.JobActionResponse
+	14, // 84: fettle.v1.ControllerService.HoldJobs:output_type -> fettle.v1.JobActionResponse
+	14, // 85: fettle.v1.ControllerService.ReleaseJobs:output_type -> fettle.v1.JobActionResponse
+	14, // 86: fettle.v1.ControllerService.RequeueJobs:output_type -> fettle.v1.JobActionResponse
+	17, // 87: fettle.v1.ControllerService.UpdateJob:output_type -> fettle.v1.UpdateJobResponse
+	19, // 88: fettle.v1.ControllerService.GetJob:output_type -> fettle.v1.GetJobResponse
+	21, // 89: fettle.v1.ControllerService.ListJobs:output_type -> fettle.v1.ListJobsResponse
+	24, // 90: fettle.v1.ControllerService.WatchEvents:output_type -> fettle.v1.WatchEventsResponse
+	26, // 91: fettle.v1.ControllerService.ReadLog:output_type -> fettle.v1.ReadLogResponse
+	28, // 92: fettle.v1.ControllerService.ListNodes:output_type -> fettle.v1.ListNodesResponse
+	30, // 93: fettle.v1.ControllerService.UpdateNode:output_type -> fettle.v1.UpdateNodeResponse
+	33, // 94: fettle.v1.ControllerService.GetCluster:output_type -> fettle.v1.GetClusterResponse
+	36, // 95: fettle.v1.ControllerService.AddServer:output_type -> fettle.v1.AddServerResponse
+	38, // 96: fettle.v1.ControllerService.RemoveServer:output_type -> fettle.v1.RemoveServerResponse
+	40, // 97: fettle.v1.ControllerService.TransferLeadership:output_type -> fettle.v1.TransferLeadershipResponse
+	42, // 98: fettle.v1.ControllerService.GetPolicy:output_type -> fettle.v1.GetPolicyResponse
+	44, // 99: fettle.v1.ControllerService.SetPolicy:output_type -> fettle.v1.SetPolicyResponse
+	48, // 100: fettle.v1.ControllerService.ListPlugins:output_type -> fettle.v1.ListPluginsResponse
+	51, // 101: fettle.v1.ControllerService.GetLeaderView:output_type -> fettle.v1.GetLeaderViewResponse
+	82, // [82:102] is the sub-list for method output_type
+	62, // [62:82] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_fettle_v1_controller_proto_init() }
@@ -4110,7 +4207,7 @@ func file_fettle_v1_controller_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fettle_v1_controller_proto_rawDesc), len(file_fettle_v1_controller_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
