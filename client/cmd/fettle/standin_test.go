@@ -32,6 +32,9 @@ type standInConfig struct {
 	CPUs        int      `toml:"cpus"`
 	Memory      string   `toml:"memory"`
 	Engine      string   `toml:"engine"`
+	Scheduler   string   `toml:"scheduler"`
+	PluginDir   string   `toml:"plugin_dir"`
+	LogLevel    string   `toml:"log_level"`
 }
 
 func standInRead() (standInConfig, []string) {
@@ -70,7 +73,12 @@ func standInController() {
 		}
 		conn.Close()
 	default:
+		_ = os.MkdirAll(cfg.DataDir, 0o700)
+		_ = os.WriteFile(filepath.Join(cfg.DataDir, "LOCK"), nil, 0o600)
 		standInFail(64, "no identity yet; use --bootstrap or --join")
+	}
+	if _, err := os.Stat(filepath.Join(root, "refuse-"+cfg.Name)); err == nil {
+		standInFail(65, "data lost")
 	}
 	if _, err := os.Stat(filepath.Join(root, "break-"+cfg.Name)); err == nil {
 		standInFail(71, "disk error")
@@ -114,7 +122,9 @@ type standIn struct {
 // members reads who has an identity; the first that answers leads.
 func (s *standIn) members() (list []*fettlev1.ServerInfo) {
 	files, _ := filepath.Glob(filepath.Join(s.root, "c*", "data", "identity"))
-	led := false
+	// With a file "mute-c1" nobody is elected.
+	_, err := os.Stat(filepath.Join(s.root, "mute-c1"))
+	led := err == nil
 	for _, f := range files {
 		data, err := os.ReadFile(f)
 		if err != nil {
@@ -149,7 +159,12 @@ func (s *standIn) ListNodes(context.Context, *fettlev1.ListNodesRequest) (*fettl
 	r := &fettlev1.ListNodesResponse{Header: &fettlev1.Header{ServerName: s.cfg.Name, IsLeader: true}}
 	files, _ := filepath.Glob(filepath.Join(s.root, "n*", "state", "up"))
 	for _, f := range files {
-		r.Nodes = append(r.Nodes, &fettlev1.Node{Name: filepath.Base(filepath.Dir(filepath.Dir(f))), State: fettlev1.NodeState_NODE_STATE_UP})
+		// A session lasts until the daemon has registered anew, also while it is down.
+		session := uint64(1)
+		if st, err := os.Stat(f); err == nil {
+			session = uint64(st.ModTime().UnixNano())
+		}
+		r.Nodes = append(r.Nodes, &fettlev1.Node{Name: filepath.Base(filepath.Dir(filepath.Dir(f))), State: fettlev1.NodeState_NODE_STATE_UP, Session: session})
 	}
 	return r, nil
 }
@@ -172,9 +187,8 @@ func standInNode() {
 		standInFail(1, err.Error())
 	}
 	up := filepath.Join(cfg.StateDir, "up")
-	if err := os.WriteFile(up, nil, 0o600); err != nil {
+	if err := os.WriteFile(up, []byte(cfg.GRES), 0o600); err != nil {
 		standInFail(1, err.Error())
 	}
 	standInWait(root, cfg.Name)
-	os.Remove(up)
 }

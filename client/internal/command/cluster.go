@@ -34,6 +34,7 @@ func fettleCommand() *command {
 				{name: "cpus", arg: "N", help: "CPU cores that each node offers (default: those of the machine)"},
 				{name: "mem", arg: "SIZE", help: "memory that each node offers, for example 64G (default: that of the machine)"},
 				{name: "engine", arg: "COMMAND", help: "the trainer, for example /opt/venv/bin/llamafactory-cli"},
+				{name: "scheduler", arg: "NAME|PATH", help: "the scheduling policy: built-in, a fettle-sched-NAME beside the daemons, or the path of one"},
 				{name: "bin-dir", arg: "DIR", help: "where fettle-ctld and fettle-noded are (default: beside fettle)"},
 				{name: "timeout", arg: "TIME", help: "give up waiting after this long (default 1m)"},
 			}},
@@ -168,6 +169,13 @@ func (c *call) upOptions() (o local.Options, err error) {
 		}
 		o.Engine = &g.value
 	}
+	if g, ok := c.get("scheduler"); ok {
+		name, err := c.scheduler(g)
+		if err != nil {
+			return o, err
+		}
+		o.Scheduler = &name
+	}
 	if g, ok := c.get("timeout"); ok {
 		d, err := time.ParseDuration(g.value)
 		if err != nil || d < time.Second || d > time.Hour {
@@ -196,6 +204,19 @@ func (c *call) upOptions() (o local.Options, err error) {
 	}
 	o.Environ = c.env.Environ()
 	return o, nil
+}
+
+// scheduler reads the name of a policy, or makes the path of one absolute.
+func (c *call) scheduler(g given) (string, error) {
+	v := g.value
+	switch {
+	case strings.TrimSpace(v) == "" || strings.ContainsAny(v, "\n\x00"):
+		return "", g.bad("is not a name", "use built-in, the NAME of a fettle-sched-NAME, or its path")
+	case !strings.Contains(v, "/"), filepath.IsAbs(v):
+		return v, nil
+	}
+	cwd, err := c.env.Getwd()
+	return filepath.Join(cwd, v), err
 }
 
 func runUp(ctx context.Context, c *call) error {

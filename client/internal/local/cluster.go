@@ -28,6 +28,8 @@ type Options struct {
 	CPUs      *int
 	MemoryMiB *int64
 	Engine    *string
+	// Scheduler is the controllers' scheduling policy: "built-in", a name in the plugin directory, or an absolute path.
+	Scheduler *string
 	// Timeout bounds the wait for the cluster to be up; 0 means a minute.
 	Timeout time.Duration
 	// Environ is the daemons' environment.
@@ -147,6 +149,7 @@ func (c *Cluster) plan(o Options) error {
 	set(&st.Settings.CPUs, o.CPUs)
 	set(&st.Settings.MemoryMiB, o.MemoryMiB)
 	set(&st.Settings.Engine, o.Engine)
+	set(&st.Settings.Scheduler, o.Scheduler)
 	if st.Settings.GPUs < 0 && st.Settings.GPUType != "" {
 		return errors.New("gpu-type: names a type but no number of GPUs is declared; add --gpus N")
 	}
@@ -190,74 +193,38 @@ func set[T any](into *T, v *T) {
 	}
 }
 
-// config writes a daemon's config file and reports whether it changed.
-func (c *Cluster) config(name, text string) (changed bool, err error) {
-	home := filepath.Join(c.dir, name)
-	if err := os.MkdirAll(home, dirMode()); err != nil {
-		return false, err
-	}
-	path := filepath.Join(home, "config.toml")
-	old, err := os.ReadFile(path)
-	if err == nil && string(old) == text {
-		return false, nil
-	}
-	return true, writeFile(path, []byte(text))
+func (c *Cluster) controllerConfig(ct controller) []setting {
+	return []setting{text("name", ct.Name), text("data_dir", filepath.Join(c.dir, ct.Name, "data")),
+		text("client_addr", ct.ClientAddr), text("raft_addr", ct.RaftAddr)}
 }
 
-func (c *Cluster) controllerConfig(ct controller) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# Written by fettle up.\nname = %s\ndata_dir = %s\nclient_addr = %s\nraft_addr = %s\n",
-		quote(ct.Name), quote(filepath.Join(c.dir, ct.Name, "data")), quote(ct.ClientAddr), quote(ct.RaftAddr))
-	return b.String()
-}
-
-func (c *Cluster) nodeConfig(i int) string {
+func (c *Cluster) nodeConfig(i int) []setting {
 	n, s := c.st.Nodes[i], c.st.Settings
 	addrs := c.Controllers()
 	for k := range addrs {
 		addrs[k] = quote(addrs[k])
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "# Written by fettle up.\nname = %s\nstate_dir = %s\ncontrollers = [%s]\n",
-		quote(n.Name), quote(filepath.Join(c.dir, n.Name, "state")), strings.Join(addrs, ", "))
+	out := []setting{text("name", n.Name), text("state_dir", filepath.Join(c.dir, n.Name, "state")),
+		{"controllers", "[" + strings.Join(addrs, ", ") + "]"}}
 	switch {
 	case s.GPUs > 0 && s.GPUType != "":
-		fmt.Fprintf(&b, "gres = %s\n", quote(fmt.Sprintf("gpu:%s:%d", s.GPUType, s.GPUs)))
+		out = append(out, text("gres", fmt.Sprintf("gpu:%s:%d", s.GPUType, s.GPUs)))
 	case s.GPUs > 0:
-		fmt.Fprintf(&b, "gres = %s\n", quote(fmt.Sprintf("gpu:%d", s.GPUs)))
+		out = append(out, text("gres", fmt.Sprintf("gpu:%d", s.GPUs)))
 	case s.GPUs == 0 || i > 0:
 		// Two nodes of one machine must not both find the same cards.
-		b.WriteString("gres = \"none\"\n")
+		out = append(out, text("gres", "none"))
 	}
 	if s.CPUs > 0 {
-		fmt.Fprintf(&b, "cpus = %d\n", s.CPUs)
+		out = append(out, setting{"cpus", fmt.Sprint(s.CPUs)})
 	}
 	if s.MemoryMiB > 0 {
-		fmt.Fprintf(&b, "memory = %s\n", quote(fmt.Sprintf("%dM", s.MemoryMiB)))
+		out = append(out, text("memory", fmt.Sprintf("%dM", s.MemoryMiB)))
 	}
 	if s.Engine != "" {
-		fmt.Fprintf(&b, "engine = %s\n", quote(s.Engine))
+		out = append(out, text("engine", s.Engine))
 	}
-	return b.String()
-}
-
-// quote writes a TOML string.
-func quote(s string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r < 0x20 || r == 0x7f:
-			fmt.Fprintf(&b, "\\u%04x", r)
-		default:
-			b.WriteRune(r)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
+	return out
 }
 
 // environ is the environment for daemons: the caller's, without what belongs to a job or to a client.

@@ -96,8 +96,8 @@ func TestZombiesAreGone(t *testing.T) {
 			t.Fatal("still there")
 		}
 	}
-	if got := ch.exited(); got != "ended with exit status 3" {
-		t.Errorf("got %q", got)
+	if how, code := ch.exited(); how != "ended with exit status 3" || code != 3 {
+		t.Errorf("got %q, %d", how, code)
 	}
 }
 
@@ -116,7 +116,7 @@ func TestStartAndEnd(t *testing.T) {
 	if sid, err := syscall.Getpgid(ch.id.pid); err != nil || sid != ch.id.pid {
 		t.Errorf("its group is %d, not its own (%v)", sid, err)
 	}
-	if how := ch.exited(); how != "" {
+	if how, _ := ch.exited(); how != "" {
 		t.Errorf("it has %s", how)
 	}
 	if _, ok := recorded(dir, "good"); !ok {
@@ -137,7 +137,7 @@ func TestStartAndEnd(t *testing.T) {
 	deadline := time.Now().Add(10 * time.Second)
 	how := ""
 	for how == "" && time.Now().Before(deadline) {
-		how = ch.exited()
+		how, _ = ch.exited()
 	}
 	if got, want := ch.failure(how).Error(), "bad ended with exit status 65: the reason; see "+filepath.Join(dir, "bad", "log"); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
@@ -208,7 +208,7 @@ func TestPlan(t *testing.T) {
 	if len(c.st.Controllers) != 5 || c.st.Controllers[0] != first || c.st.Nodes[1].Name != "n2" {
 		t.Errorf("grown to %+v", c.st)
 	}
-	if got := c.nodeConfig(1); !strings.Contains(got, "gres = \"gpu:h100:8\"\n") || !strings.Contains(got, "name = \"n2\"\n") {
+	if got := configText(c.nodeConfig(1)); !strings.Contains(got, "gres = \"gpu:h100:8\"\n") || !strings.Contains(got, "name = \"n2\"\n") {
 		t.Errorf("config:\n%s", got)
 	}
 	for want, o := range map[string]Options{
@@ -229,14 +229,14 @@ func TestPlan(t *testing.T) {
 func TestOnlyTheFirstNodeDetectsGPUs(t *testing.T) {
 	t.Parallel()
 	c := &Cluster{dir: "/d", st: &state{Settings: Settings{GPUs: -1}, Nodes: []node{{"n1"}, {"n2"}}}}
-	if got := c.nodeConfig(0); strings.Contains(got, "gres") {
+	if got := configText(c.nodeConfig(0)); strings.Contains(got, "gres") {
 		t.Errorf("the first node's config:\n%s", got)
 	}
-	if got := c.nodeConfig(1); !strings.Contains(got, `gres = "none"`) {
+	if got := configText(c.nodeConfig(1)); !strings.Contains(got, `gres = "none"`) {
 		t.Errorf("the second node's config:\n%s", got)
 	}
 	c.st.Settings = Settings{GPUs: 2, Engine: "a \"b\"\\", CPUs: 3, MemoryMiB: 5}
-	if got := c.nodeConfig(1); !strings.Contains(got, `gres = "gpu:2"`) || !strings.Contains(got, `engine = "a \"b\"\\"`) || !strings.Contains(got, "cpus = 3\nmemory = \"5M\"\n") {
+	if got := configText(c.nodeConfig(1)); !strings.Contains(got, `gres = "gpu:2"`) || !strings.Contains(got, `engine = "a \"b\"\\"`) || !strings.Contains(got, "cpus = 3\nmemory = \"5M\"\n") {
 		t.Errorf("config:\n%s", got)
 	}
 }
@@ -306,6 +306,47 @@ func TestHealthy(t *testing.T) {
 		f(&s)
 		if s.Healthy() {
 			t.Errorf("healthy: %+v", s)
+		}
+	}
+}
+
+// configText is what a new config file would say.
+func configText(settings []setting) string {
+	merged, _, err := mergeConfig("", settings)
+	if err != nil {
+		return err.Error()
+	}
+	return merged
+}
+
+func TestMergeConfig(t *testing.T) {
+	t.Parallel()
+	ours := []setting{text("name", "c1"), {"controllers", `["a", "b"]`}}
+	const head = confHeader + "name = \"c1\"\ncontrollers = [\"a\", \"b\"]\n"
+	for _, tc := range []struct {
+		name, old, want string
+		changed         bool
+	}{
+		{"new", "", head, true},
+		{"same", head, head, false},
+		{"of an earlier version", "# Written by fettle up.\nname = \"c1\"\ncontrollers = [\"a\", \"b\"]\n", head, false},
+		{"a key of the user's", head + "scheduler = \"x\" # mine\n\n[node]\nname = \"kept\"\n", head + "scheduler = \"x\" # mine\n\n[node]\nname = \"kept\"\n", false},
+		{"above ours", "log_level = \"debug\"\n" + head, head + "log_level = \"debug\"\n", false},
+		{"ours changed", "name = \"other\"\ncontrollers = [\n  \"a\",\n  \"c\",\n]\ncpus = 3\n", head + "cpus = 3\n", true},
+		{"no line end", "cpus = 3", head + "cpus = 3\n", true},
+	} {
+		got, changed, err := mergeConfig(tc.old, ours)
+		if err != nil || got != tc.want || changed != tc.changed {
+			t.Errorf("%s: changed %t, %v, got\n%s\nwant\n%s", tc.name, changed, err, got, tc.want)
+		}
+	}
+	for old, want := range map[string]string{
+		"cpus = \n":                                  "line 1: ",
+		"note = \"\"\"\nname = 3\n\"\"\"\n":          "cannot be changed safely",
+		"controllers = [\"x]\",\n\"y\"]\ncpus = 1\n": "cannot be changed safely",
+	} {
+		if got, _, err := mergeConfig(old, ours); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %q, %v", old, got, err)
 		}
 	}
 }

@@ -123,22 +123,22 @@ func cause(err error) error {
 	return err
 }
 
-// exited answers how a child ended, or "" while it runs.
-func (ch *child) exited() string {
+// exited answers how a child ended, or "" while it runs; code is its exit status where that is known.
+func (ch *child) exited() (how string, code int) {
 	var ws unix.WaitStatus
 	pid, err := unix.Wait4(ch.id.pid, &ws, unix.WNOHANG, nil)
 	switch {
 	case err == nil && pid == 0:
-		return ""
+		return "", 0
 	case err != nil:
 		if now, ok := identify(ch.id.pid); ok && now == ch.id {
-			return ""
+			return "", 0
 		}
-		return "ended"
+		return "ended", 0
 	case ws.Signaled():
-		return "was ended by signal " + unix.SignalName(ws.Signal())
+		return "was ended by signal " + unix.SignalName(ws.Signal()), 0
 	}
-	return "ended with exit status " + strconv.Itoa(ws.ExitStatus())
+	return "ended with exit status " + strconv.Itoa(ws.ExitStatus()), ws.ExitStatus()
 }
 
 // failure is the error for a child that ended: how, and its last words.

@@ -38,13 +38,15 @@ type controller struct {
 	RaftAddr   string `json:"raft_addr"`
 	// Joined is set once it was seen as a voter.
 	Joined bool `json:"joined"`
+	// Lost is set from the loss of its data until it has joined again.
+	Lost bool `json:"lost,omitempty"`
 }
 
 type node struct {
 	Name string `json:"name"`
 }
 
-// Settings are what node daemons are told.
+// Settings are what daemons are told.
 type Settings struct {
 	// GPUs is how many GPUs each node declares; -1 to detect them.
 	GPUs int `json:"gpus"`
@@ -55,6 +57,9 @@ type Settings struct {
 	MemoryMiB int64 `json:"memory_mib,omitempty"`
 	// Engine is the trainer's command; empty means the daemon's own default.
 	Engine string `json:"engine,omitempty"`
+	// Scheduler is the policy that was asked for last; new controllers start with it. A controller that is there goes by
+	// its config file, where it may have been changed by hand.
+	Scheduler string `json:"scheduler,omitempty"`
 }
 
 // DefaultDir is where a user's local cluster lives: $FETTLE_STATE_DIR, else $XDG_STATE_HOME/fettle, else

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/fettle-hpc/fettle/client/api"
@@ -44,17 +44,22 @@ func Up(ctx context.Context, o Options) (started int, err error) {
 	if err := c.plan(o); err != nil {
 		return 0, err
 	}
+	u := &starter{Cluster: c, o: o, clients: make(map[string]*api.Client), sessions: make(map[string]uint64)}
+	defer u.close()
+	if o.Scheduler != nil {
+		for _, ct := range c.st.Controllers {
+			if _, err := u.scheduler(ct, *o.Scheduler); err != nil {
+				return 0, err
+			}
+		}
+	}
 	if err := c.st.save(c.dir); err != nil {
 		return 0, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, errSlow)
 	defer cancel()
-	u := &starter{Cluster: c, o: o, began: time.Now(), clients: make(map[string]*api.Client)}
-	defer u.close()
-	if err := u.run(ctx); err != nil {
-		return len(u.children), err
-	}
-	return len(u.children), nil
+	err = u.run(ctx)
+	return u.started, err
 }
 
 var errSlow = errors.New("the cluster is not up yet")
@@ -63,9 +68,15 @@ var errSlow = errors.New("the cluster is not up yet")
 type starter struct {
 	*Cluster
 	o        Options
-	began    time.Time
 	children []*child
+	started  int
 	clients  map[string]*api.Client
+	// changed are the controllers that run with another config than is in their file by now.
+	changed []controller
+	// sessions are those that nodes had before they were started here.
+	sessions map[string]uint64
+	// joining is set once there is a leader through which controllers can join.
+	joining bool
 }
 
 func (u *starter) close() {
@@ -85,10 +96,13 @@ func (u *starter) run(ctx context.Context) error {
 	} else if err := u.wait(ctx, "waiting for a leader", u.haveLeader); err != nil {
 		return err
 	}
-	if err := u.startNodes(); err != nil {
+	if err := u.startNodes(ctx); err != nil {
 		return err
 	}
 	if err := u.joinOthers(ctx); err != nil {
+		return err
+	}
+	if err := u.restartChanged(ctx); err != nil {
 		return err
 	}
 	return u.wait(ctx, "waiting for the nodes", u.nodesUp)
@@ -99,10 +113,7 @@ func (u *starter) startJoined() error {
 	for i := range u.st.Controllers {
 		ct := &u.st.Controllers[i]
 		if ct.Joined && u.empty(*ct) && u.othersWithData(ct.Name) {
-			// An empty controller must not come back as the member that it was: it would forget what it has promised.
-			ct.Joined = false
-			u.o.Say(ct.Name + " has lost its data; it joins again as a new member")
-			if err := u.st.save(u.dir); err != nil {
+			if err := u.lost(ct); err != nil {
 				return err
 			}
 		}
@@ -115,24 +126,6 @@ func (u *starter) startJoined() error {
 		}
 	}
 	return nil
-}
-
-// empty reports whether a controller that does not run has no data.
-func (u *starter) empty(ct controller) bool {
-	if _, ok := recorded(u.dir, ct.Name); ok {
-		return false
-	}
-	entries, err := os.ReadDir(filepath.Join(u.dir, ct.Name, "data"))
-	return errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0
-}
-
-func (u *starter) othersWithData(name string) bool {
-	for _, ct := range u.st.Controllers {
-		if ct.Name != name && ct.Joined && !u.empty(ct) {
-			return true
-		}
-	}
-	return false
 }
 
 func (u *starter) anyJoined() bool {
@@ -157,44 +150,9 @@ func (u *starter) bootstrap(ctx context.Context) error {
 	return u.st.save(u.dir)
 }
 
-// joinOthers starts the controllers that are not members yet, and waits until they are.
-func (u *starter) joinOthers(ctx context.Context) error {
-	var via []string
-	waiting := false
-	for _, ct := range u.st.Controllers {
-		if ct.Joined {
-			via = append(via, ct.ClientAddr)
-		}
-	}
-	for _, ct := range u.st.Controllers {
-		if !ct.Joined {
-			waiting = true
-			if err := u.controller(ct, "--join", strings.Join(via, ",")); err != nil {
-				return err
-			}
-		}
-	}
-	msg := ""
-	if waiting {
-		msg = "waiting for all controllers to be members"
-	}
-	return u.wait(ctx, msg, u.allVoters)
-}
-
-// controller starts a controller unless it runs.
-func (u *starter) controller(ct controller, args ...string) error {
-	if _, err := u.config(ct.Name, u.controllerConfig(ct)); err != nil {
-		return err
-	}
-	if _, ok := recorded(u.dir, ct.Name); ok {
-		return nil
-	}
-	u.freePorts(ct.Name)
-	return u.daemon("fettle-ctld", ct.Name, "controller "+ct.Name+" on "+ct.ClientAddr, args...)
-}
-
 // startNodes starts the node daemons that do not run, and those again whose config changed: jobs do not mind.
-func (u *starter) startNodes() error {
+func (u *starter) startNodes(ctx context.Context) error {
+	before := u.nodeSessions(ctx)
 	for i, n := range u.st.Nodes {
 		changed, err := u.config(n.Name, u.nodeConfig(i))
 		if err != nil {
@@ -209,11 +167,31 @@ func (u *starter) startNodes() error {
 				return err
 			}
 		}
+		u.sessions[n.Name] = before[n.Name]
 		if err := u.daemon("fettle-noded", n.Name, "node "+n.Name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// nodeSessions are the nodes' newest sessions as far as a controller knows them.
+func (u *starter) nodeSessions(ctx context.Context) map[string]uint64 {
+	out := make(map[string]uint64)
+	for _, ct := range u.st.Controllers {
+		cl, err := u.client(ct.ClientAddr)
+		if err != nil {
+			continue
+		}
+		r, err := listNodes(ctx, cl)
+		if err != nil {
+			continue
+		}
+		for _, n := range r.GetNodes() {
+			out[n.GetName()] = max(out[n.GetName()], n.GetSession())
+		}
+	}
+	return out
 }
 
 func (u *starter) daemon(program, name, what string, args ...string) error {
@@ -224,6 +202,7 @@ func (u *starter) daemon(program, name, what string, args ...string) error {
 	}
 	u.o.Say("started " + what + ", pid " + fmt.Sprint(ch.id.pid))
 	u.children = append(u.children, ch)
+	u.started++
 	return nil
 }
 
@@ -234,9 +213,11 @@ func (u *starter) wait(ctx context.Context, msg string, f func(context.Context) 
 	said := msg == ""
 	from := time.Now()
 	for {
-		for _, ch := range u.children {
-			if how := ch.exited(); how != "" {
-				return ch.failure(how)
+		for _, ch := range slices.Clone(u.children) {
+			if how, code := ch.exited(); how != "" {
+				if err := u.mend(ch, how, code); err != nil {
+					return err
+				}
 			}
 		}
 		missing, err := f(ctx)
@@ -250,7 +231,7 @@ func (u *starter) wait(ctx context.Context, msg string, f func(context.Context) 
 		select {
 		case <-ctx.Done():
 			if errors.Is(context.Cause(ctx), errSlow) {
-				return fmt.Errorf("the cluster was not up within %s: %s; see the logs under %s, or run fettle up again to wait on", u.o.Timeout, missing, u.dir)
+				return fmt.Errorf("the cluster was not up within %s: %s; see the logs under %s, or run %s again to wait on", u.o.Timeout, missing, u.dir, u.again("up"))
 			}
 			return fmt.Errorf("interrupted; what was started runs on, see fettle status: %w", ctx.Err())
 		case <-tick.C:
@@ -301,7 +282,7 @@ func (u *starter) leader(ctx context.Context) (*fettlev1.GetClusterResponse, err
 func (u *starter) haveLeader(ctx context.Context) (string, error) {
 	r, err := u.leader(ctx)
 	if r == nil {
-		return "no controller leads", err
+		return u.noLeader(), err
 	}
 	return "", nil
 }
@@ -310,7 +291,7 @@ func (u *starter) haveLeader(ctx context.Context) (string, error) {
 func (u *starter) allVoters(ctx context.Context) (string, error) {
 	r, err := u.leader(ctx)
 	if r == nil {
-		return "no controller leads", err
+		return u.noLeader(), err
 	}
 	missing := ""
 	changed := false
@@ -326,7 +307,7 @@ func (u *starter) allVoters(ctx context.Context) (string, error) {
 		case !voter:
 			missing = ct.Name + " is not a member yet"
 		case !ct.Joined:
-			ct.Joined, changed = true, true
+			ct.Joined, ct.Lost, changed = true, false, true
 		}
 		if cl, err := u.client(ct.ClientAddr); err != nil {
 			return "", err
@@ -342,7 +323,7 @@ func (u *starter) allVoters(ctx context.Context) (string, error) {
 	return missing, nil
 }
 
-// nodesUp waits for every node to be registered and up.
+// nodesUp waits for every node to be registered and up; those that were started here, with what they offer now.
 func (u *starter) nodesUp(ctx context.Context) (string, error) {
 	for _, ct := range u.st.Controllers {
 		cl, err := u.client(ct.ClientAddr)
@@ -355,7 +336,8 @@ func (u *starter) nodesUp(ctx context.Context) (string, error) {
 		}
 		up := make(map[string]bool)
 		for _, n := range r.GetNodes() {
-			up[n.GetName()] = n.GetState() == fettlev1.NodeState_NODE_STATE_UP
+			before := u.sessions[n.GetName()]
+			up[n.GetName()] = n.GetState() == fettlev1.NodeState_NODE_STATE_UP && (before == 0 || n.GetSession() != before)
 		}
 		for _, n := range u.st.Nodes {
 			if !up[n.Name] {
