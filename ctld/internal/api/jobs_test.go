@@ -71,7 +71,7 @@ func TestDryRunStoresNothing(t *testing.T) {
 	if s := r.GetSpec(); s.GetMethod() != "qlora" || s.GetPriority() != 5 || s.GetPartition() != model.DefaultPartition {
 		t.Errorf("the spec with its defaults is %v", s)
 	}
-	if w := r.GetWarnings(); len(w) != 2 || w[0] != "slow" || !strings.HasPrefix(w[1], "1 of the 2 nodes it asks for could hold a share of it") {
+	if w := r.GetWarnings(); len(w) != 2 || w[0] != "slow" || w[1] != "--nodes 2: partition main has 1 node: the job waits until nodes register that can hold it" {
 		t.Errorf("warnings %q", w)
 	}
 	if c.snap().Index() != before {

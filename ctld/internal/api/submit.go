@@ -3,14 +3,10 @@ package api
 import (
 	"context"
 	"fmt"
-	"sync"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
-	"github.com/fettle-hpc/fettle/ctld/internal/place"
-	"github.com/fettle-hpc/fettle/ctld/internal/sched"
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/model"
@@ -135,51 +131,17 @@ func (s *Server) checkSubmission(ctx context.Context, actor *raftlogv1.Actor, su
 		r.Error = fe.Proto()
 		return r
 	}
+	if fe := contradiction(full); fe != nil {
+		r.Error = fe.Proto()
+		return r
+	}
 	if n := proto.Size(sub); n > maxSubmission {
 		r.Error = &fettlev1.ErrorDetail{Field: "spec", Problem: fmt.Sprintf("has %d bytes, the limit is %d", n, maxSubmission), Remedy: "put large files where the job can read them"}
 		return r
 	}
-	if w := s.fits(snap, full); w != "" {
-		r.Warnings = append(r.Warnings, w)
-	}
+	r.Warnings = append(r.Warnings, s.fits(snap, full)...)
 	if dryRun {
 		r.Spec = full
 	}
 	return r
-}
-
-// capacity is the nodes as they would be with nothing running, kept for a moment because every submit asks.
-type capacity struct {
-	mu      sync.Mutex
-	at      time.Time
-	cluster *place.Cluster
-}
-
-// capacityFor is how long a view of the nodes serves for warnings.
-const capacityFor = time.Second
-
-func (c *capacity) eligible(snap *state.Snapshot, now time.Time, req *place.Request) (could, nodes int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cluster == nil || now.Sub(c.at) > capacityFor {
-		var views []place.Node
-		for n := range snap.Nodes {
-			views = append(views, sched.NodeView(n, true))
-		}
-		c.cluster, c.at = place.NewCluster(views), now
-	}
-	return c.cluster.Eligible(req).Len(), c.cluster.Len()
-}
-
-// fits warns when nothing that is registered today could ever hold the job.
-func (s *Server) fits(snap *state.Snapshot, spec *fettlev1.JobSpec) string {
-	req := sched.RequestOf(spec)
-	could, nodes := s.capacity.eligible(snap, time.Now(), &req)
-	if nodes == 0 {
-		return "no node has registered yet: the job waits until one does"
-	}
-	if could < req.Nodes {
-		return fmt.Sprintf("%d of the %d nodes it asks for could hold a share of it: the job waits until more register (finfo shows what there is)", could, req.Nodes)
-	}
-	return ""
 }
