@@ -739,7 +739,9 @@ type JobSelector struct {
 	Partitions []string               `protobuf:"bytes,5,rep,name=partitions,proto3" json:"partitions,omitempty"`
 	Projects   []string               `protobuf:"bytes,6,rep,name=projects,proto3" json:"projects,omitempty"`
 	// Jobs with an allocation on any of these nodes.
-	Nodes         []string `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Nodes []string `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Elements of arrays; joined with ids by "or". An array's id alone picks the array and all its elements.
+	Elements      []*ElementSelector `protobuf:"bytes,8,rep,name=elements,proto3" json:"elements,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -823,6 +825,66 @@ func (x *JobSelector) GetNodes() []string {
 	return nil
 }
 
+func (x *JobSelector) GetElements() []*ElementSelector {
+	if x != nil {
+		return x.Elements
+	}
+	return nil
+}
+
+// ElementSelector picks elements of one array.
+type ElementSelector struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JobId         uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Ranges        []*ArrayRange          `protobuf:"bytes,2,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ElementSelector) Reset() {
+	*x = ElementSelector{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ElementSelector) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ElementSelector) ProtoMessage() {}
+
+func (x *ElementSelector) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ElementSelector.ProtoReflect.Descriptor instead.
+func (*ElementSelector) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ElementSelector) GetJobId() uint64 {
+	if x != nil {
+		return x.JobId
+	}
+	return 0
+}
+
+func (x *ElementSelector) GetRanges() []*ArrayRange {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
 type CancelJobsRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -835,7 +897,7 @@ type CancelJobsRequest struct {
 
 func (x *CancelJobsRequest) Reset() {
 	*x = CancelJobsRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[10]
+	mi := &file_fettle_v1_controller_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +909,7 @@ func (x *CancelJobsRequest) String() string {
 func (*CancelJobsRequest) ProtoMessage() {}
 
 func (x *CancelJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[10]
+	mi := &file_fettle_v1_controller_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +922,7 @@ func (x *CancelJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobsRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobsRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{10}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CancelJobsRequest) GetRequestId() string {
@@ -894,7 +956,7 @@ type JobActionRequest struct {
 
 func (x *JobActionRequest) Reset() {
 	*x = JobActionRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[11]
+	mi := &file_fettle_v1_controller_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +968,7 @@ func (x *JobActionRequest) String() string {
 func (*JobActionRequest) ProtoMessage() {}
 
 func (x *JobActionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[11]
+	mi := &file_fettle_v1_controller_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +981,7 @@ func (x *JobActionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobActionRequest.ProtoReflect.Descriptor instead.
 func (*JobActionRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{11}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JobActionRequest) GetRequestId() string {
@@ -946,7 +1008,7 @@ type JobActionResponse struct {
 
 func (x *JobActionResponse) Reset() {
 	*x = JobActionResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[12]
+	mi := &file_fettle_v1_controller_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1020,7 @@ func (x *JobActionResponse) String() string {
 func (*JobActionResponse) ProtoMessage() {}
 
 func (x *JobActionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[12]
+	mi := &file_fettle_v1_controller_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1033,7 @@ func (x *JobActionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobActionResponse.ProtoReflect.Descriptor instead.
 func (*JobActionResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{12}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JobActionResponse) GetHeader() *Header {
@@ -992,14 +1054,16 @@ type JobActionResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	JobId uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	// Empty when done.
-	Error         *ErrorDetail `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Error *ErrorDetail `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// The element of the array job_id that was meant, where elements were asked for.
+	ArrayIndex    *uint32 `protobuf:"varint,3,opt,name=array_index,json=arrayIndex,proto3,oneof" json:"array_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JobActionResult) Reset() {
 	*x = JobActionResult{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[13]
+	mi := &file_fettle_v1_controller_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1075,7 @@ func (x *JobActionResult) String() string {
 func (*JobActionResult) ProtoMessage() {}
 
 func (x *JobActionResult) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[13]
+	mi := &file_fettle_v1_controller_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1088,7 @@ func (x *JobActionResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobActionResult.ProtoReflect.Descriptor instead.
 func (*JobActionResult) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{13}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JobActionResult) GetJobId() uint64 {
@@ -1039,6 +1103,13 @@ func (x *JobActionResult) GetError() *ErrorDetail {
 		return x.Error
 	}
 	return nil
+}
+
+func (x *JobActionResult) GetArrayIndex() uint32 {
+	if x != nil && x.ArrayIndex != nil {
+		return *x.ArrayIndex
+	}
+	return 0
 }
 
 type UpdateJobRequest struct {
@@ -1056,13 +1127,19 @@ type UpdateJobRequest struct {
 	// Replaces the list; set clear_nodelist to remove the pin.
 	Nodelist      []string `protobuf:"bytes,11,rep,name=nodelist,proto3" json:"nodelist,omitempty"`
 	ClearNodelist bool     `protobuf:"varint,12,opt,name=clear_nodelist,json=clearNodelist,proto3" json:"clear_nodelist,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// This element of the array job_id.
+	ArrayIndex *uint32 `protobuf:"varint,50,opt,name=array_index,json=arrayIndex,proto3,oneof" json:"array_index,omitempty"`
+	// 0 removes it.
+	DeadlineMs *int64 `protobuf:"varint,51,opt,name=deadline_ms,json=deadlineMs,proto3,oneof" json:"deadline_ms,omitempty"`
+	// Of an array; 0 removes the limit.
+	ArrayMaxRunning *uint32 `protobuf:"varint,52,opt,name=array_max_running,json=arrayMaxRunning,proto3,oneof" json:"array_max_running,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *UpdateJobRequest) Reset() {
 	*x = UpdateJobRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[14]
+	mi := &file_fettle_v1_controller_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1151,7 @@ func (x *UpdateJobRequest) String() string {
 func (*UpdateJobRequest) ProtoMessage() {}
 
 func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[14]
+	mi := &file_fettle_v1_controller_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1164,7 @@ func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJobRequest.ProtoReflect.Descriptor instead.
 func (*UpdateJobRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{14}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UpdateJobRequest) GetRequestId() string {
@@ -1174,6 +1251,27 @@ func (x *UpdateJobRequest) GetClearNodelist() bool {
 	return false
 }
 
+func (x *UpdateJobRequest) GetArrayIndex() uint32 {
+	if x != nil && x.ArrayIndex != nil {
+		return *x.ArrayIndex
+	}
+	return 0
+}
+
+func (x *UpdateJobRequest) GetDeadlineMs() int64 {
+	if x != nil && x.DeadlineMs != nil {
+		return *x.DeadlineMs
+	}
+	return 0
+}
+
+func (x *UpdateJobRequest) GetArrayMaxRunning() uint32 {
+	if x != nil && x.ArrayMaxRunning != nil {
+		return *x.ArrayMaxRunning
+	}
+	return 0
+}
+
 type UpdateJobResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -1184,7 +1282,7 @@ type UpdateJobResponse struct {
 
 func (x *UpdateJobResponse) Reset() {
 	*x = UpdateJobResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[15]
+	mi := &file_fettle_v1_controller_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1294,7 @@ func (x *UpdateJobResponse) String() string {
 func (*UpdateJobResponse) ProtoMessage() {}
 
 func (x *UpdateJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[15]
+	mi := &file_fettle_v1_controller_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1307,7 @@ func (x *UpdateJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJobResponse.ProtoReflect.Descriptor instead.
 func (*UpdateJobResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{15}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateJobResponse) GetHeader() *Header {
@@ -1227,16 +1325,18 @@ func (x *UpdateJobResponse) GetJob() *Job {
 }
 
 type GetJobRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Read          *ReadOptions           `protobuf:"bytes,1,opt,name=read,proto3" json:"read,omitempty"`
-	JobId         uint64                 `protobuf:"varint,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Read  *ReadOptions           `protobuf:"bytes,1,opt,name=read,proto3" json:"read,omitempty"`
+	JobId uint64                 `protobuf:"varint,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// This element of the array job_id.
+	ArrayIndex    *uint32 `protobuf:"varint,3,opt,name=array_index,json=arrayIndex,proto3,oneof" json:"array_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[16]
+	mi := &file_fettle_v1_controller_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1348,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[16]
+	mi := &file_fettle_v1_controller_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1361,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{16}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetJobRequest) GetRead() *ReadOptions {
@@ -1278,6 +1378,13 @@ func (x *GetJobRequest) GetJobId() uint64 {
 	return 0
 }
 
+func (x *GetJobRequest) GetArrayIndex() uint32 {
+	if x != nil && x.ArrayIndex != nil {
+		return *x.ArrayIndex
+	}
+	return 0
+}
+
 type GetJobResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -1288,7 +1395,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[17]
+	mi := &file_fettle_v1_controller_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1407,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[17]
+	mi := &file_fettle_v1_controller_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1420,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{17}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetJobResponse) GetHeader() *Header {
@@ -1348,7 +1455,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[18]
+	mi := &file_fettle_v1_controller_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1467,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[18]
+	mi := &file_fettle_v1_controller_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1480,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{18}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListJobsRequest) GetRead() *ReadOptions {
@@ -1429,7 +1536,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[19]
+	mi := &file_fettle_v1_controller_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1548,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[19]
+	mi := &file_fettle_v1_controller_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +1561,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{19}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListJobsResponse) GetHeader() *Header {
@@ -1482,7 +1589,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[20]
+	mi := &file_fettle_v1_controller_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1601,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[20]
+	mi := &file_fettle_v1_controller_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1614,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{20}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchEventsRequest) GetAfterIndex() uint64 {
@@ -1529,21 +1636,24 @@ type Event struct {
 	Index  uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	TimeMs int64                  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	// Exactly one of job_id and node is set.
-	JobId         uint64   `protobuf:"varint,3,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	Node          string   `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
-	OldState      JobState `protobuf:"varint,5,opt,name=old_state,json=oldState,proto3,enum=fettle.v1.JobState" json:"old_state,omitempty"`
-	State         JobState `protobuf:"varint,6,opt,name=state,proto3,enum=fettle.v1.JobState" json:"state,omitempty"`
-	Attempt       uint32   `protobuf:"varint,7,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	Reason        Reason   `protobuf:"varint,8,opt,name=reason,proto3,enum=fettle.v1.Reason" json:"reason,omitempty"`
-	Detail        string   `protobuf:"bytes,9,opt,name=detail,proto3" json:"detail,omitempty"`
-	User          string   `protobuf:"bytes,10,opt,name=user,proto3" json:"user,omitempty"`
+	JobId    uint64   `protobuf:"varint,3,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Node     string   `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	OldState JobState `protobuf:"varint,5,opt,name=old_state,json=oldState,proto3,enum=fettle.v1.JobState" json:"old_state,omitempty"`
+	State    JobState `protobuf:"varint,6,opt,name=state,proto3,enum=fettle.v1.JobState" json:"state,omitempty"`
+	Attempt  uint32   `protobuf:"varint,7,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Reason   Reason   `protobuf:"varint,8,opt,name=reason,proto3,enum=fettle.v1.Reason" json:"reason,omitempty"`
+	Detail   string   `protobuf:"bytes,9,opt,name=detail,proto3" json:"detail,omitempty"`
+	User     string   `protobuf:"bytes,10,opt,name=user,proto3" json:"user,omitempty"`
+	// Of an array's element.
+	ArrayJobId    uint64 `protobuf:"varint,50,opt,name=array_job_id,json=arrayJobId,proto3" json:"array_job_id,omitempty"`
+	ArrayIndex    uint32 `protobuf:"varint,51,opt,name=array_index,json=arrayIndex,proto3" json:"array_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[21]
+	mi := &file_fettle_v1_controller_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1665,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[21]
+	mi := &file_fettle_v1_controller_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1678,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{21}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Event) GetIndex() uint64 {
@@ -1641,6 +1751,20 @@ func (x *Event) GetUser() string {
 	return ""
 }
 
+func (x *Event) GetArrayJobId() uint64 {
+	if x != nil {
+		return x.ArrayJobId
+	}
+	return 0
+}
+
+func (x *Event) GetArrayIndex() uint32 {
+	if x != nil {
+		return x.ArrayIndex
+	}
+	return 0
+}
+
 type WatchEventsResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Events []*Event               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
@@ -1653,7 +1777,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[22]
+	mi := &file_fettle_v1_controller_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +1789,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[22]
+	mi := &file_fettle_v1_controller_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +1802,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{22}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchEventsResponse) GetEvents() []*Event {
@@ -1716,14 +1840,16 @@ type ReadLogRequest struct {
 	Node string `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
 	// Start at this byte of the attempt's output: a reader that lost its connection goes on where it was. Not with
 	// tail_bytes.
-	Offset        int64 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
+	Offset int64 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
+	// This element of the array job_id.
+	ArrayIndex    *uint32 `protobuf:"varint,8,opt,name=array_index,json=arrayIndex,proto3,oneof" json:"array_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadLogRequest) Reset() {
 	*x = ReadLogRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[23]
+	mi := &file_fettle_v1_controller_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1861,7 @@ func (x *ReadLogRequest) String() string {
 func (*ReadLogRequest) ProtoMessage() {}
 
 func (x *ReadLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[23]
+	mi := &file_fettle_v1_controller_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1874,7 @@ func (x *ReadLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLogRequest.ProtoReflect.Descriptor instead.
 func (*ReadLogRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{23}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReadLogRequest) GetJobId() uint64 {
@@ -1800,6 +1926,13 @@ func (x *ReadLogRequest) GetOffset() int64 {
 	return 0
 }
 
+func (x *ReadLogRequest) GetArrayIndex() uint32 {
+	if x != nil && x.ArrayIndex != nil {
+		return *x.ArrayIndex
+	}
+	return 0
+}
+
 type ReadLogResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Attempt uint32                 `protobuf:"varint,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
@@ -1813,7 +1946,7 @@ type ReadLogResponse struct {
 
 func (x *ReadLogResponse) Reset() {
 	*x = ReadLogResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[24]
+	mi := &file_fettle_v1_controller_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1958,7 @@ func (x *ReadLogResponse) String() string {
 func (*ReadLogResponse) ProtoMessage() {}
 
 func (x *ReadLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[24]
+	mi := &file_fettle_v1_controller_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +1971,7 @@ func (x *ReadLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadLogResponse.ProtoReflect.Descriptor instead.
 func (*ReadLogResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{24}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReadLogResponse) GetAttempt() uint32 {
@@ -1879,7 +2012,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[25]
+	mi := &file_fettle_v1_controller_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +2024,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[25]
+	mi := &file_fettle_v1_controller_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +2037,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{25}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListNodesRequest) GetRead() *ReadOptions {
@@ -1931,7 +2064,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[26]
+	mi := &file_fettle_v1_controller_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2076,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[26]
+	mi := &file_fettle_v1_controller_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2089,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{26}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListNodesResponse) GetHeader() *Header {
@@ -1985,7 +2118,7 @@ type UpdateNodeRequest struct {
 
 func (x *UpdateNodeRequest) Reset() {
 	*x = UpdateNodeRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[27]
+	mi := &file_fettle_v1_controller_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1997,7 +2130,7 @@ func (x *UpdateNodeRequest) String() string {
 func (*UpdateNodeRequest) ProtoMessage() {}
 
 func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[27]
+	mi := &file_fettle_v1_controller_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2010,7 +2143,7 @@ func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNodeRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{27}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UpdateNodeRequest) GetRequestId() string {
@@ -2051,7 +2184,7 @@ type UpdateNodeResponse struct {
 
 func (x *UpdateNodeResponse) Reset() {
 	*x = UpdateNodeResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[28]
+	mi := &file_fettle_v1_controller_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2196,7 @@ func (x *UpdateNodeResponse) String() string {
 func (*UpdateNodeResponse) ProtoMessage() {}
 
 func (x *UpdateNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[28]
+	mi := &file_fettle_v1_controller_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2209,7 @@ func (x *UpdateNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNodeResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{28}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UpdateNodeResponse) GetHeader() *Header {
@@ -2102,7 +2235,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[29]
+	mi := &file_fettle_v1_controller_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2114,7 +2247,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[29]
+	mi := &file_fettle_v1_controller_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2127,7 +2260,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{29}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetClusterRequest) GetRead() *ReadOptions {
@@ -2156,7 +2289,7 @@ type ServerInfo struct {
 
 func (x *ServerInfo) Reset() {
 	*x = ServerInfo{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[30]
+	mi := &file_fettle_v1_controller_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2301,7 @@ func (x *ServerInfo) String() string {
 func (*ServerInfo) ProtoMessage() {}
 
 func (x *ServerInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[30]
+	mi := &file_fettle_v1_controller_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2314,7 @@ func (x *ServerInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerInfo.ProtoReflect.Descriptor instead.
 func (*ServerInfo) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{30}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ServerInfo) GetId() string {
@@ -2259,7 +2392,7 @@ type GetClusterResponse struct {
 
 func (x *GetClusterResponse) Reset() {
 	*x = GetClusterResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[31]
+	mi := &file_fettle_v1_controller_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2404,7 @@ func (x *GetClusterResponse) String() string {
 func (*GetClusterResponse) ProtoMessage() {}
 
 func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[31]
+	mi := &file_fettle_v1_controller_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2417,7 @@ func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{31}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetClusterResponse) GetHeader() *Header {
@@ -2364,7 +2497,7 @@ type SchedulerStats struct {
 
 func (x *SchedulerStats) Reset() {
 	*x = SchedulerStats{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[32]
+	mi := &file_fettle_v1_controller_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2509,7 @@ func (x *SchedulerStats) String() string {
 func (*SchedulerStats) ProtoMessage() {}
 
 func (x *SchedulerStats) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[32]
+	mi := &file_fettle_v1_controller_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2522,7 @@ func (x *SchedulerStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedulerStats.ProtoReflect.Descriptor instead.
 func (*SchedulerStats) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{32}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SchedulerStats) GetCycles() uint64 {
@@ -2440,7 +2573,7 @@ type AddServerRequest struct {
 
 func (x *AddServerRequest) Reset() {
 	*x = AddServerRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[33]
+	mi := &file_fettle_v1_controller_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2585,7 @@ func (x *AddServerRequest) String() string {
 func (*AddServerRequest) ProtoMessage() {}
 
 func (x *AddServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[33]
+	mi := &file_fettle_v1_controller_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2598,7 @@ func (x *AddServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddServerRequest.ProtoReflect.Descriptor instead.
 func (*AddServerRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{33}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AddServerRequest) GetClusterId() string {
@@ -2514,7 +2647,7 @@ type AddServerResponse struct {
 
 func (x *AddServerResponse) Reset() {
 	*x = AddServerResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[34]
+	mi := &file_fettle_v1_controller_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +2659,7 @@ func (x *AddServerResponse) String() string {
 func (*AddServerResponse) ProtoMessage() {}
 
 func (x *AddServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[34]
+	mi := &file_fettle_v1_controller_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2539,7 +2672,7 @@ func (x *AddServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddServerResponse.ProtoReflect.Descriptor instead.
 func (*AddServerResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{34}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AddServerResponse) GetHeader() *Header {
@@ -2573,7 +2706,7 @@ type RemoveServerRequest struct {
 
 func (x *RemoveServerRequest) Reset() {
 	*x = RemoveServerRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[35]
+	mi := &file_fettle_v1_controller_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2718,7 @@ func (x *RemoveServerRequest) String() string {
 func (*RemoveServerRequest) ProtoMessage() {}
 
 func (x *RemoveServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[35]
+	mi := &file_fettle_v1_controller_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2731,7 @@ func (x *RemoveServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveServerRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{35}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveServerRequest) GetServer() string {
@@ -2617,7 +2750,7 @@ type RemoveServerResponse struct {
 
 func (x *RemoveServerResponse) Reset() {
 	*x = RemoveServerResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[36]
+	mi := &file_fettle_v1_controller_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2629,7 +2762,7 @@ func (x *RemoveServerResponse) String() string {
 func (*RemoveServerResponse) ProtoMessage() {}
 
 func (x *RemoveServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[36]
+	mi := &file_fettle_v1_controller_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2642,7 +2775,7 @@ func (x *RemoveServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveServerResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{36}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveServerResponse) GetHeader() *Header {
@@ -2662,7 +2795,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[37]
+	mi := &file_fettle_v1_controller_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2807,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[37]
+	mi := &file_fettle_v1_controller_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +2820,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{37}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TransferLeadershipRequest) GetTo() string {
@@ -2706,7 +2839,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[38]
+	mi := &file_fettle_v1_controller_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2718,7 +2851,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[38]
+	mi := &file_fettle_v1_controller_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2731,7 +2864,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{38}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *TransferLeadershipResponse) GetHeader() *Header {
@@ -2750,7 +2883,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[39]
+	mi := &file_fettle_v1_controller_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2762,7 +2895,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[39]
+	mi := &file_fettle_v1_controller_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2775,7 +2908,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{39}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetPolicyRequest) GetRead() *ReadOptions {
@@ -2795,7 +2928,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[40]
+	mi := &file_fettle_v1_controller_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2807,7 +2940,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[40]
+	mi := &file_fettle_v1_controller_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2820,7 +2953,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{40}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetPolicyResponse) GetHeader() *Header {
@@ -2849,7 +2982,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[41]
+	mi := &file_fettle_v1_controller_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2861,7 +2994,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[41]
+	mi := &file_fettle_v1_controller_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2874,7 +3007,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{41}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SetPolicyRequest) GetRequestId() string {
@@ -2908,7 +3041,7 @@ type SetPolicyResponse struct {
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[42]
+	mi := &file_fettle_v1_controller_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +3053,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[42]
+	mi := &file_fettle_v1_controller_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3066,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{42}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SetPolicyResponse) GetHeader() *Header {
@@ -2963,7 +3096,7 @@ type ClusterPolicy struct {
 
 func (x *ClusterPolicy) Reset() {
 	*x = ClusterPolicy{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[43]
+	mi := &file_fettle_v1_controller_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3108,7 @@ func (x *ClusterPolicy) String() string {
 func (*ClusterPolicy) ProtoMessage() {}
 
 func (x *ClusterPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[43]
+	mi := &file_fettle_v1_controller_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3121,7 @@ func (x *ClusterPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterPolicy.ProtoReflect.Descriptor instead.
 func (*ClusterPolicy) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{43}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ClusterPolicy) GetVersion() uint64 {
@@ -3029,7 +3162,7 @@ type Partition struct {
 
 func (x *Partition) Reset() {
 	*x = Partition{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[44]
+	mi := &file_fettle_v1_controller_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3041,7 +3174,7 @@ func (x *Partition) String() string {
 func (*Partition) ProtoMessage() {}
 
 func (x *Partition) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[44]
+	mi := &file_fettle_v1_controller_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3054,7 +3187,7 @@ func (x *Partition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Partition.ProtoReflect.Descriptor instead.
 func (*Partition) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{44}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Partition) GetName() string {
@@ -3107,7 +3240,7 @@ type ListPluginsRequest struct {
 
 func (x *ListPluginsRequest) Reset() {
 	*x = ListPluginsRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[45]
+	mi := &file_fettle_v1_controller_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3252,7 @@ func (x *ListPluginsRequest) String() string {
 func (*ListPluginsRequest) ProtoMessage() {}
 
 func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[45]
+	mi := &file_fettle_v1_controller_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3265,7 @@ func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsRequest.ProtoReflect.Descriptor instead.
 func (*ListPluginsRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{45}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{46}
 }
 
 type ListPluginsResponse struct {
@@ -3145,7 +3278,7 @@ type ListPluginsResponse struct {
 
 func (x *ListPluginsResponse) Reset() {
 	*x = ListPluginsResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[46]
+	mi := &file_fettle_v1_controller_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3157,7 +3290,7 @@ func (x *ListPluginsResponse) String() string {
 func (*ListPluginsResponse) ProtoMessage() {}
 
 func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[46]
+	mi := &file_fettle_v1_controller_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3170,7 +3303,7 @@ func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsResponse.ProtoReflect.Descriptor instead.
 func (*ListPluginsResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{46}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListPluginsResponse) GetHeader() *Header {
@@ -3210,7 +3343,7 @@ type PluginStatus struct {
 
 func (x *PluginStatus) Reset() {
 	*x = PluginStatus{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[47]
+	mi := &file_fettle_v1_controller_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3222,7 +3355,7 @@ func (x *PluginStatus) String() string {
 func (*PluginStatus) ProtoMessage() {}
 
 func (x *PluginStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[47]
+	mi := &file_fettle_v1_controller_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3235,7 +3368,7 @@ func (x *PluginStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginStatus.ProtoReflect.Descriptor instead.
 func (*PluginStatus) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{47}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PluginStatus) GetName() string {
@@ -3337,7 +3470,7 @@ type GetLeaderViewRequest struct {
 
 func (x *GetLeaderViewRequest) Reset() {
 	*x = GetLeaderViewRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[48]
+	mi := &file_fettle_v1_controller_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3482,7 @@ func (x *GetLeaderViewRequest) String() string {
 func (*GetLeaderViewRequest) ProtoMessage() {}
 
 func (x *GetLeaderViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[48]
+	mi := &file_fettle_v1_controller_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3495,7 @@ func (x *GetLeaderViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLeaderViewRequest.ProtoReflect.Descriptor instead.
 func (*GetLeaderViewRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{48}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{49}
 }
 
 // GetLeaderViewResponse is what the leader knows beside the log: why jobs wait, how far they are, how nodes are.
@@ -3378,7 +3511,7 @@ type GetLeaderViewResponse struct {
 
 func (x *GetLeaderViewResponse) Reset() {
 	*x = GetLeaderViewResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[49]
+	mi := &file_fettle_v1_controller_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3390,7 +3523,7 @@ func (x *GetLeaderViewResponse) String() string {
 func (*GetLeaderViewResponse) ProtoMessage() {}
 
 func (x *GetLeaderViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[49]
+	mi := &file_fettle_v1_controller_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3403,7 +3536,7 @@ func (x *GetLeaderViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLeaderViewResponse.ProtoReflect.Descriptor instead.
 func (*GetLeaderViewResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{49}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetLeaderViewResponse) GetWaits() []*JobWait {
@@ -3445,7 +3578,7 @@ type JobWait struct {
 
 func (x *JobWait) Reset() {
 	*x = JobWait{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[50]
+	mi := &file_fettle_v1_controller_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3457,7 +3590,7 @@ func (x *JobWait) String() string {
 func (*JobWait) ProtoMessage() {}
 
 func (x *JobWait) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[50]
+	mi := &file_fettle_v1_controller_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3470,7 +3603,7 @@ func (x *JobWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobWait.ProtoReflect.Descriptor instead.
 func (*JobWait) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{50}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *JobWait) GetJobId() uint64 {
@@ -3504,7 +3637,7 @@ type JobProgress struct {
 
 func (x *JobProgress) Reset() {
 	*x = JobProgress{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[51]
+	mi := &file_fettle_v1_controller_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3516,7 +3649,7 @@ func (x *JobProgress) String() string {
 func (*JobProgress) ProtoMessage() {}
 
 func (x *JobProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[51]
+	mi := &file_fettle_v1_controller_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3529,7 +3662,7 @@ func (x *JobProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobProgress.ProtoReflect.Descriptor instead.
 func (*JobProgress) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{51}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *JobProgress) GetJobId() uint64 {
@@ -3558,7 +3691,7 @@ type ServerContact struct {
 
 func (x *ServerContact) Reset() {
 	*x = ServerContact{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[52]
+	mi := &file_fettle_v1_controller_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3570,7 +3703,7 @@ func (x *ServerContact) String() string {
 func (*ServerContact) ProtoMessage() {}
 
 func (x *ServerContact) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[52]
+	mi := &file_fettle_v1_controller_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3583,7 +3716,7 @@ func (x *ServerContact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerContact.ProtoReflect.Descriptor instead.
 func (*ServerContact) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{52}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ServerContact) GetId() string {
@@ -3618,7 +3751,7 @@ type NodeContact struct {
 
 func (x *NodeContact) Reset() {
 	*x = NodeContact{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[53]
+	mi := &file_fettle_v1_controller_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3630,7 +3763,7 @@ func (x *NodeContact) String() string {
 func (*NodeContact) ProtoMessage() {}
 
 func (x *NodeContact) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[53]
+	mi := &file_fettle_v1_controller_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3643,7 +3776,7 @@ func (x *NodeContact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeContact.ProtoReflect.Descriptor instead.
 func (*NodeContact) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{53}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *NodeContact) GetNode() string {
@@ -3718,7 +3851,7 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x05terms\x18\x02 \x03(\v2\x17.fettle.v1.EstimateTermR\x05terms\"4\n" +
 	"\fEstimateTerm\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
-	"\x03mib\x18\x02 \x01(\x03R\x03mib\"\xca\x01\n" +
+	"\x03mib\x18\x02 \x01(\x03R\x03mib\"\x82\x02\n" +
 	"\vJobSelector\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\x04R\x03ids\x12\x14\n" +
 	"\x05users\x18\x02 \x03(\tR\x05users\x12+\n" +
@@ -3728,7 +3861,11 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"partitions\x18\x05 \x03(\tR\n" +
 	"partitions\x12\x1a\n" +
 	"\bprojects\x18\x06 \x03(\tR\bprojects\x12\x14\n" +
-	"\x05nodes\x18\a \x03(\tR\x05nodes\"z\n" +
+	"\x05nodes\x18\a \x03(\tR\x05nodes\x126\n" +
+	"\belements\x18\b \x03(\v2\x1a.fettle.v1.ElementSelectorR\belements\"W\n" +
+	"\x0fElementSelector\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12-\n" +
+	"\x06ranges\x18\x02 \x03(\v2\x15.fettle.v1.ArrayRangeR\x06ranges\"z\n" +
 	"\x11CancelJobsRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12.\n" +
@@ -3740,10 +3877,13 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x06select\x18\x02 \x01(\v2\x16.fettle.v1.JobSelectorR\x06select\"t\n" +
 	"\x11JobActionResponse\x12)\n" +
 	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x124\n" +
-	"\aresults\x18\x02 \x03(\v2\x1a.fettle.v1.JobActionResultR\aresults\"V\n" +
+	"\aresults\x18\x02 \x03(\v2\x1a.fettle.v1.JobActionResultR\aresults\"\x8c\x01\n" +
 	"\x0fJobActionResult\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12,\n" +
-	"\x05error\x18\x02 \x01(\v2\x16.fettle.v1.ErrorDetailR\x05error\"\xfa\x03\n" +
+	"\x05error\x18\x02 \x01(\v2\x16.fettle.v1.ErrorDetailR\x05error\x12$\n" +
+	"\varray_index\x18\x03 \x01(\rH\x00R\n" +
+	"arrayIndex\x88\x01\x01B\x0e\n" +
+	"\f_array_index\"\xad\x05\n" +
 	"\x10UpdateJobRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x15\n" +
@@ -3760,7 +3900,13 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"no_requeue\x18\n" +
 	" \x01(\bH\aR\tnoRequeue\x88\x01\x01\x12\x1a\n" +
 	"\bnodelist\x18\v \x03(\tR\bnodelist\x12%\n" +
-	"\x0eclear_nodelist\x18\f \x01(\bR\rclearNodelistB\v\n" +
+	"\x0eclear_nodelist\x18\f \x01(\bR\rclearNodelist\x12$\n" +
+	"\varray_index\x182 \x01(\rH\bR\n" +
+	"arrayIndex\x88\x01\x01\x12$\n" +
+	"\vdeadline_ms\x183 \x01(\x03H\tR\n" +
+	"deadlineMs\x88\x01\x01\x12/\n" +
+	"\x11array_max_running\x184 \x01(\rH\n" +
+	"R\x0farrayMaxRunning\x88\x01\x01B\v\n" +
 	"\t_priorityB\x0f\n" +
 	"\r_time_limit_sB\f\n" +
 	"\n" +
@@ -3771,13 +3917,19 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\t_begin_msB\n" +
 	"\n" +
 	"\b_retriesB\r\n" +
-	"\v_no_requeue\"`\n" +
+	"\v_no_requeueB\x0e\n" +
+	"\f_array_indexB\x0e\n" +
+	"\f_deadline_msB\x14\n" +
+	"\x12_array_max_running\"`\n" +
 	"\x11UpdateJobResponse\x12)\n" +
 	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x12 \n" +
-	"\x03job\x18\x02 \x01(\v2\x0e.fettle.v1.JobR\x03job\"R\n" +
+	"\x03job\x18\x02 \x01(\v2\x0e.fettle.v1.JobR\x03job\"\x88\x01\n" +
 	"\rGetJobRequest\x12*\n" +
 	"\x04read\x18\x01 \x01(\v2\x16.fettle.v1.ReadOptionsR\x04read\x12\x15\n" +
-	"\x06job_id\x18\x02 \x01(\x04R\x05jobId\"]\n" +
+	"\x06job_id\x18\x02 \x01(\x04R\x05jobId\x12$\n" +
+	"\varray_index\x18\x03 \x01(\rH\x00R\n" +
+	"arrayIndex\x88\x01\x01B\x0e\n" +
+	"\f_array_index\"]\n" +
 	"\x0eGetJobResponse\x12)\n" +
 	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x12 \n" +
 	"\x03job\x18\x02 \x01(\v2\x0e.fettle.v1.JobR\x03job\"\xdd\x01\n" +
@@ -3794,7 +3946,7 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x12WatchEventsRequest\x12\x1f\n" +
 	"\vafter_index\x18\x01 \x01(\x04R\n" +
 	"afterIndex\x12.\n" +
-	"\x06select\x18\x02 \x01(\v2\x16.fettle.v1.JobSelectorR\x06select\"\xaf\x02\n" +
+	"\x06select\x18\x02 \x01(\v2\x16.fettle.v1.JobSelectorR\x06select\"\xf2\x02\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x15\n" +
@@ -3806,11 +3958,15 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x06reason\x18\b \x01(\x0e2\x11.fettle.v1.ReasonR\x06reason\x12\x16\n" +
 	"\x06detail\x18\t \x01(\tR\x06detail\x12\x12\n" +
 	"\x04user\x18\n" +
-	" \x01(\tR\x04user\"\x82\x01\n" +
+	" \x01(\tR\x04user\x12 \n" +
+	"\farray_job_id\x182 \x01(\x04R\n" +
+	"arrayJobId\x12\x1f\n" +
+	"\varray_index\x183 \x01(\rR\n" +
+	"arrayIndex\"\x82\x01\n" +
 	"\x13WatchEventsResponse\x12(\n" +
 	"\x06events\x18\x01 \x03(\v2\x10.fettle.v1.EventR\x06events\x12\x16\n" +
 	"\x06resync\x18\x02 \x01(\bR\x06resync\x12)\n" +
-	"\x06header\x18\x03 \x01(\v2\x11.fettle.v1.HeaderR\x06header\"\xbc\x01\n" +
+	"\x06header\x18\x03 \x01(\v2\x11.fettle.v1.HeaderR\x06header\"\xf2\x01\n" +
 	"\x0eReadLogRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12\x16\n" +
@@ -3819,7 +3975,10 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\n" +
 	"tail_bytes\x18\x05 \x01(\x03R\ttailBytes\x12\x12\n" +
 	"\x04node\x18\x06 \x01(\tR\x04node\x12\x16\n" +
-	"\x06offset\x18\a \x01(\x03R\x06offset\"y\n" +
+	"\x06offset\x18\a \x01(\x03R\x06offset\x12$\n" +
+	"\varray_index\x18\b \x01(\rH\x00R\n" +
+	"arrayIndex\x88\x01\x01B\x0e\n" +
+	"\f_array_index\"y\n" +
 	"\x0fReadLogResponse\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\rR\aattempt\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x16\n" +
@@ -4016,7 +4175,7 @@ func file_fettle_v1_controller_proto_rawDescGZIP() []byte {
 }
 
 var file_fettle_v1_controller_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_fettle_v1_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_fettle_v1_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_fettle_v1_controller_proto_goTypes = []any{
 	(ReadLevel)(0),                     // 0: fettle.v1.ReadLevel
 	(NodeAction)(0),                    // 1: fettle.v1.NodeAction
@@ -4030,167 +4189,171 @@ var file_fettle_v1_controller_proto_goTypes = []any{
 	(*MemoryEstimate)(nil),             // 9: fettle.v1.MemoryEstimate
 	(*EstimateTerm)(nil),               // 10: fettle.v1.EstimateTerm
 	(*JobSelector)(nil),                // 11: fettle.v1.JobSelector
-	(*CancelJobsRequest)(nil),          // 12: fettle.v1.CancelJobsRequest
-	(*JobActionRequest)(nil),           // 13: fettle.v1.JobActionRequest
-	(*JobActionResponse)(nil),          // 14: fettle.v1.JobActionResponse
-	(*JobActionResult)(nil),            // 15: fettle.v1.JobActionResult
-	(*UpdateJobRequest)(nil),           // 16: fettle.v1.UpdateJobRequest
-	(*UpdateJobResponse)(nil),          // 17: fettle.v1.UpdateJobResponse
-	(*GetJobRequest)(nil),              // 18: fettle.v1.GetJobRequest
-	(*GetJobResponse)(nil),             // 19: fettle.v1.GetJobResponse
-	(*ListJobsRequest)(nil),            // 20: fettle.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),           // 21: fettle.v1.ListJobsResponse
-	(*WatchEventsRequest)(nil),         // 22: fettle.v1.WatchEventsRequest
-	(*Event)(nil),                      // 23: fettle.v1.Event
-	(*WatchEventsResponse)(nil),        // 24: fettle.v1.WatchEventsResponse
-	(*ReadLogRequest)(nil),             // 25: fettle.v1.ReadLogRequest
-	(*ReadLogResponse)(nil),            // 26: fettle.v1.ReadLogResponse
-	(*ListNodesRequest)(nil),           // 27: fettle.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),          // 28: fettle.v1.ListNodesResponse
-	(*UpdateNodeRequest)(nil),          // 29: fettle.v1.UpdateNodeRequest
-	(*UpdateNodeResponse)(nil),         // 30: fettle.v1.UpdateNodeResponse
-	(*GetClusterRequest)(nil),          // 31: fettle.v1.GetClusterRequest
-	(*ServerInfo)(nil),                 // 32: fettle.v1.ServerInfo
-	(*GetClusterResponse)(nil),         // 33: fettle.v1.GetClusterResponse
-	(*SchedulerStats)(nil),             // 34: fettle.v1.SchedulerStats
-	(*AddServerRequest)(nil),           // 35: fettle.v1.AddServerRequest
-	(*AddServerResponse)(nil),          // 36: fettle.v1.AddServerResponse
-	(*RemoveServerRequest)(nil),        // 37: fettle.v1.RemoveServerRequest
-	(*RemoveServerResponse)(nil),       // 38: fettle.v1.RemoveServerResponse
-	(*TransferLeadershipRequest)(nil),  // 39: fettle.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 40: fettle.v1.TransferLeadershipResponse
-	(*GetPolicyRequest)(nil),           // 41: fettle.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),          // 42: fettle.v1.GetPolicyResponse
-	(*SetPolicyRequest)(nil),           // 43: fettle.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),          // 44: fettle.v1.SetPolicyResponse
-	(*ClusterPolicy)(nil),              // 45: fettle.v1.ClusterPolicy
-	(*Partition)(nil),                  // 46: fettle.v1.Partition
-	(*ListPluginsRequest)(nil),         // 47: fettle.v1.ListPluginsRequest
-	(*ListPluginsResponse)(nil),        // 48: fettle.v1.ListPluginsResponse
-	(*PluginStatus)(nil),               // 49: fettle.v1.PluginStatus
-	(*GetLeaderViewRequest)(nil),       // 50: fettle.v1.GetLeaderViewRequest
-	(*GetLeaderViewResponse)(nil),      // 51: fettle.v1.GetLeaderViewResponse
-	(*JobWait)(nil),                    // 52: fettle.v1.JobWait
-	(*JobProgress)(nil),                // 53: fettle.v1.JobProgress
-	(*ServerContact)(nil),              // 54: fettle.v1.ServerContact
-	(*NodeContact)(nil),                // 55: fettle.v1.NodeContact
-	(*JobSpec)(nil),                    // 56: fettle.v1.JobSpec
-	(JobState)(0),                      // 57: fettle.v1.JobState
-	(*Job)(nil),                        // 58: fettle.v1.Job
-	(Reason)(0),                        // 59: fettle.v1.Reason
-	(*Node)(nil),                       // 60: fettle.v1.Node
-	(*KeyValue)(nil),                   // 61: fettle.v1.KeyValue
-	(*Progress)(nil),                   // 62: fettle.v1.Progress
-	(*GPUReading)(nil),                 // 63: fettle.v1.GPUReading
+	(*ElementSelector)(nil),            // 12: fettle.v1.ElementSelector
+	(*CancelJobsRequest)(nil),          // 13: fettle.v1.CancelJobsRequest
+	(*JobActionRequest)(nil),           // 14: fettle.v1.JobActionRequest
+	(*JobActionResponse)(nil),          // 15: fettle.v1.JobActionResponse
+	(*JobActionResult)(nil),            // 16: fettle.v1.JobActionResult
+	(*UpdateJobRequest)(nil),           // 17: fettle.v1.UpdateJobRequest
+	(*UpdateJobResponse)(nil),          // 18: fettle.v1.UpdateJobResponse
+	(*GetJobRequest)(nil),              // 19: fettle.v1.GetJobRequest
+	(*GetJobResponse)(nil),             // 20: fettle.v1.GetJobResponse
+	(*ListJobsRequest)(nil),            // 21: fettle.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),           // 22: fettle.v1.ListJobsResponse
+	(*WatchEventsRequest)(nil),         // 23: fettle.v1.WatchEventsRequest
+	(*Event)(nil),                      // 24: fettle.v1.Event
+	(*WatchEventsResponse)(nil),        // 25: fettle.v1.WatchEventsResponse
+	(*ReadLogRequest)(nil),             // 26: fettle.v1.ReadLogRequest
+	(*ReadLogResponse)(nil),            // 27: fettle.v1.ReadLogResponse
+	(*ListNodesRequest)(nil),           // 28: fettle.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),          // 29: fettle.v1.ListNodesResponse
+	(*UpdateNodeRequest)(nil),          // 30: fettle.v1.UpdateNodeRequest
+	(*UpdateNodeResponse)(nil),         // 31: fettle.v1.UpdateNodeResponse
+	(*GetClusterRequest)(nil),          // 32: fettle.v1.GetClusterRequest
+	(*ServerInfo)(nil),                 // 33: fettle.v1.ServerInfo
+	(*GetClusterResponse)(nil),         // 34: fettle.v1.GetClusterResponse
+	(*SchedulerStats)(nil),             // 35: fettle.v1.SchedulerStats
+	(*AddServerRequest)(nil),           // 36: fettle.v1.AddServerRequest
+	(*AddServerResponse)(nil),          // 37: fettle.v1.AddServerResponse
+	(*RemoveServerRequest)(nil),        // 38: fettle.v1.RemoveServerRequest
+	(*RemoveServerResponse)(nil),       // 39: fettle.v1.RemoveServerResponse
+	(*TransferLeadershipRequest)(nil),  // 40: fettle.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 41: fettle.v1.TransferLeadershipResponse
+	(*GetPolicyRequest)(nil),           // 42: fettle.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),          // 43: fettle.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),           // 44: fettle.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),          // 45: fettle.v1.SetPolicyResponse
+	(*ClusterPolicy)(nil),              // 46: fettle.v1.ClusterPolicy
+	(*Partition)(nil),                  // 47: fettle.v1.Partition
+	(*ListPluginsRequest)(nil),         // 48: fettle.v1.ListPluginsRequest
+	(*ListPluginsResponse)(nil),        // 49: fettle.v1.ListPluginsResponse
+	(*PluginStatus)(nil),               // 50: fettle.v1.PluginStatus
+	(*GetLeaderViewRequest)(nil),       // 51: fettle.v1.GetLeaderViewRequest
+	(*GetLeaderViewResponse)(nil),      // 52: fettle.v1.GetLeaderViewResponse
+	(*JobWait)(nil),                    // 53: fettle.v1.JobWait
+	(*JobProgress)(nil),                // 54: fettle.v1.JobProgress
+	(*ServerContact)(nil),              // 55: fettle.v1.ServerContact
+	(*NodeContact)(nil),                // 56: fettle.v1.NodeContact
+	(*JobSpec)(nil),                    // 57: fettle.v1.JobSpec
+	(JobState)(0),                      // 58: fettle.v1.JobState
+	(*ArrayRange)(nil),                 // 59: fettle.v1.ArrayRange
+	(*Job)(nil),                        // 60: fettle.v1.Job
+	(Reason)(0),                        // 61: fettle.v1.Reason
+	(*Node)(nil),                       // 62: fettle.v1.Node
+	(*KeyValue)(nil),                   // 63: fettle.v1.KeyValue
+	(*Progress)(nil),                   // 64: fettle.v1.Progress
+	(*GPUReading)(nil),                 // 65: fettle.v1.GPUReading
 }
 var file_fettle_v1_controller_proto_depIdxs = []int32{
 	0,  // 0: fettle.v1.ReadOptions.level:type_name -> fettle.v1.ReadLevel
 	0,  // 1: fettle.v1.Header.level:type_name -> fettle.v1.ReadLevel
-	56, // 2: fettle.v1.JobSubmission.spec:type_name -> fettle.v1.JobSpec
+	57, // 2: fettle.v1.JobSubmission.spec:type_name -> fettle.v1.JobSpec
 	5,  // 3: fettle.v1.SubmitJobsRequest.jobs:type_name -> fettle.v1.JobSubmission
 	3,  // 4: fettle.v1.SubmitJobsResponse.header:type_name -> fettle.v1.Header
 	8,  // 5: fettle.v1.SubmitJobsResponse.results:type_name -> fettle.v1.SubmitResult
 	4,  // 6: fettle.v1.SubmitResult.error:type_name -> fettle.v1.ErrorDetail
-	56, // 7: fettle.v1.SubmitResult.spec:type_name -> fettle.v1.JobSpec
+	57, // 7: fettle.v1.SubmitResult.spec:type_name -> fettle.v1.JobSpec
 	9,  // 8: fettle.v1.SubmitResult.estimate:type_name -> fettle.v1.MemoryEstimate
 	10, // 9: fettle.v1.MemoryEstimate.terms:type_name -> fettle.v1.EstimateTerm
-	57, // 10: fettle.v1.JobSelector.states:type_name -> fettle.v1.JobState
-	11, // 11: fettle.v1.CancelJobsRequest.select:type_name -> fettle.v1.JobSelector
-	11, // 12: fettle.v1.JobActionRequest.select:type_name -> fettle.v1.JobSelector
-	3,  // 13: fettle.v1.JobActionResponse.header:type_name -> fettle.v1.Header
-	15, // 14: fettle.v1.JobActionResponse.results:type_name -> fettle.v1.JobActionResult
-	4,  // 15: fettle.v1.JobActionResult.error:type_name -> fettle.v1.ErrorDetail
-	3,  // 16: fettle.v1.UpdateJobResponse.header:type_name -> fettle.v1.Header
-	58, // 17: fettle.v1.UpdateJobResponse.job:type_name -> fettle.v1.Job
-	2,  // 18: fettle.v1.GetJobRequest.read:type_name -> fettle.v1.ReadOptions
-	3,  // 19: fettle.v1.GetJobResponse.header:type_name -> fettle.v1.Header
-	58, // 20: fettle.v1.GetJobResponse.job:type_name -> fettle.v1.Job
-	2,  // 21: fettle.v1.ListJobsRequest.read:type_name -> fettle.v1.ReadOptions
-	11, // 22: fettle.v1.ListJobsRequest.select:type_name -> fettle.v1.JobSelector
-	3,  // 23: fettle.v1.ListJobsResponse.header:type_name -> fettle.v1.Header
-	58, // 24: fettle.v1.ListJobsResponse.jobs:type_name -> fettle.v1.Job
-	11, // 25: fettle.v1.WatchEventsRequest.select:type_name -> fettle.v1.JobSelector
-	57, // 26: fettle.v1.Event.old_state:type_name -> fettle.v1.JobState
-	57, // 27: fettle.v1.Event.state:type_name -> fettle.v1.JobState
-	59, // 28: fettle.v1.Event.reason:type_name -> fettle.v1.Reason
-	23, // 29: fettle.v1.WatchEventsResponse.events:type_name -> fettle.v1.Event
-	3,  // 30: fettle.v1.WatchEventsResponse.header:type_name -> fettle.v1.Header
-	58, // 31: fettle.v1.ReadLogResponse.job:type_name -> fettle.v1.Job
-	2,  // 32: fettle.v1.ListNodesRequest.read:type_name -> fettle.v1.ReadOptions
-	3,  // 33: fettle.v1.ListNodesResponse.header:type_name -> fettle.v1.Header
-	60, // 34: fettle.v1.ListNodesResponse.nodes:type_name -> fettle.v1.Node
-	1,  // 35: fettle.v1.UpdateNodeRequest.action:type_name -> fettle.v1.NodeAction
-	3,  // 36: fettle.v1.UpdateNodeResponse.header:type_name -> fettle.v1.Header
-	60, // 37: fettle.v1.UpdateNodeResponse.node:type_name -> fettle.v1.Node
-	2,  // 38: fettle.v1.GetClusterRequest.read:type_name -> fettle.v1.ReadOptions
-	3,  // 39: fettle.v1.GetClusterResponse.header:type_name -> fettle.v1.Header
-	32, // 40: fettle.v1.GetClusterResponse.servers:type_name -> fettle.v1.ServerInfo
-	34, // 41: fettle.v1.GetClusterResponse.scheduler:type_name -> fettle.v1.SchedulerStats
-	3,  // 42: fettle.v1.AddServerResponse.header:type_name -> fettle.v1.Header
-	3,  // 43: fettle.v1.RemoveServerResponse.header:type_name -> fettle.v1.Header
-	3,  // 44: fettle.v1.TransferLeadershipResponse.header:type_name -> fettle.v1.Header
-	2,  // 45: fettle.v1.GetPolicyRequest.read:type_name -> fettle.v1.ReadOptions
-	3,  // 46: fettle.v1.GetPolicyResponse.header:type_name -> fettle.v1.Header
-	45, // 47: fettle.v1.GetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
-	45, // 48: fettle.v1.SetPolicyRequest.policy:type_name -> fettle.v1.ClusterPolicy
-	3,  // 49: fettle.v1.SetPolicyResponse.header:type_name -> fettle.v1.Header
-	45, // 50: fettle.v1.SetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
-	46, // 51: fettle.v1.ClusterPolicy.partitions:type_name -> fettle.v1.Partition
-	61, // 52: fettle.v1.ClusterPolicy.scheduling:type_name -> fettle.v1.KeyValue
-	3,  // 53: fettle.v1.ListPluginsResponse.header:type_name -> fettle.v1.Header
-	49, // 54: fettle.v1.ListPluginsResponse.plugins:type_name -> fettle.v1.PluginStatus
-	52, // 55: fettle.v1.GetLeaderViewResponse.waits:type_name -> fettle.v1.JobWait
-	53, // 56: fettle.v1.GetLeaderViewResponse.progress:type_name -> fettle.v1.JobProgress
-	55, // 57: fettle.v1.GetLeaderViewResponse.nodes:type_name -> fettle.v1.NodeContact
-	54, // 58: fettle.v1.GetLeaderViewResponse.servers:type_name -> fettle.v1.ServerContact
-	59, // 59: fettle.v1.JobWait.reason:type_name -> fettle.v1.Reason
-	62, // 60: fettle.v1.JobProgress.progress:type_name -> fettle.v1.Progress
-	63, // 61: fettle.v1.NodeContact.readings:type_name -> fettle.v1.GPUReading
-	6,  // 62: fettle.v1.ControllerService.SubmitJobs:input_type -> fettle.v1.SubmitJobsRequest
-	12, // 63: fettle.v1.ControllerService.CancelJobs:input_type -> fettle.v1.CancelJobsRequest
-	13, // 64: fettle.v1.ControllerService.HoldJobs:input_type -> fettle.v1.JobActionRequest
-	13, // 65: fettle.v1.ControllerService.ReleaseJobs:input_type -> fettle.v1.JobActionRequest
-	13, // 66: fettle.v1.ControllerService.RequeueJobs:input_type -> fettle.v1.JobActionRequest
-	16, // 67: fettle.v1.ControllerService.UpdateJob:input_type -> fettle.v1.UpdateJobRequest
-	18, // 68: fettle.v1.ControllerService.GetJob:input_type -> fettle.v1.GetJobRequest
-	20, // 69: fettle.v1.ControllerService.ListJobs:input_type -> fettle.v1.ListJobsRequest
-	22, // 70: fettle.v1.ControllerService.WatchEvents:input_type -> fettle.v1.WatchEventsRequest
-	25, // 71: fettle.v1.ControllerService.ReadLog:input_type -> fettle.v1.ReadLogRequest
-	27, // 72: fettle.v1.ControllerService.ListNodes:input_type -> fettle.v1.ListNodesRequest
-	29, // 73: fettle.v1.ControllerService.UpdateNode:input_type -> fettle.v1.UpdateNodeRequest
-	31, // 74: fettle.v1.ControllerService.GetCluster:input_type -> fettle.v1.GetClusterRequest
-	35, // 75: fettle.v1.ControllerService.AddServer:input_type -> fettle.v1.AddServerRequest
-	37, // 76: fettle.v1.ControllerService.RemoveServer:input_type -> fettle.v1.RemoveServerRequest
-	39, // 77: fettle.v1.ControllerService.TransferLeadership:input_type -> fettle.v1.TransferLeadershipRequest
-	41, // 78: fettle.v1.ControllerService.GetPolicy:input_type -> fettle.v1.GetPolicyRequest
-	43, // 79: fettle.v1.ControllerService.SetPolicy:input_type -> fettle.v1.SetPolicyRequest
-	47, // 80: fettle.v1.ControllerService.ListPlugins:input_type -> fettle.v1.ListPluginsRequest
-	50, // 81: fettle.v1.ControllerService.GetLeaderView:input_type -> fettle.v1.GetLeaderViewRequest
-	7,  // 82: fettle.v1.ControllerService.SubmitJobs:output_type -> fettle.v1.SubmitJobsResponse
-	14, // 83: fettle.v1.ControllerService.CancelJobs:output_type -> fettle.v1.JobActionResponse
-	14, // 84: fettle.v1.ControllerService.HoldJobs:output_type -> fettle.v1.JobActionResponse
-	14, // 85: fettle.v1.ControllerService.ReleaseJobs:output_type -> fettle.v1.JobActionResponse
-	14, // 86: fettle.v1.ControllerService.RequeueJobs:output_type -> fettle.v1.JobActionResponse
-	17, // 87: fettle.v1.ControllerService.UpdateJob:output_type -> fettle.v1.UpdateJobResponse
-	19, // 88: fettle.v1.ControllerService.GetJob:output_type -> fettle.v1.GetJobResponse
-	21, // 89: fettle.v1.ControllerService.ListJobs:output_type -> fettle.v1.ListJobsResponse
-	24, // 90: fettle.v1.ControllerService.WatchEvents:output_type -> fettle.v1.WatchEventsResponse
-	26, // 91: fettle.v1.ControllerService.ReadLog:output_type -> fettle.v1.ReadLogResponse
-	28, // 92: fettle.v1.ControllerService.ListNodes:output_type -> fettle.v1.ListNodesResponse
-	30, // 93: fettle.v1.ControllerService.UpdateNode:output_type -> fettle.v1.UpdateNodeResponse
-	33, // 94: fettle.v1.ControllerService.GetCluster:output_type -> fettle.v1.GetClusterResponse
-	36, // 95: fettle.v1.ControllerService.AddServer:output_type -> fettle.v1.AddServerResponse
-	38, // 96: fettle.v1.ControllerService.RemoveServer:output_type -> fettle.v1.RemoveServerResponse
-	40, // 97: fettle.v1.ControllerService.TransferLeadership:output_type -> fettle.v1.TransferLeadershipResponse
-	42, // 98: fettle.v1.ControllerService.GetPolicy:output_type -> fettle.v1.GetPolicyResponse
-	44, // 99: fettle.v1.ControllerService.SetPolicy:output_type -> fettle.v1.SetPolicyResponse
-	48, // 100: fettle.v1.ControllerService.ListPlugins:output_type -> fettle.v1.ListPluginsResponse
-	51, // 101: fettle.v1.ControllerService.GetLeaderView:output_type -> fettle.v1.GetLeaderViewResponse
-	82, // [82:102] is the sub-list for method output_type
-	62, // [62:82] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	58, // 10: fettle.v1.JobSelector.states:type_name -> fettle.v1.JobState
+	12, // 11: fettle.v1.JobSelector.elements:type_name -> fettle.v1.ElementSelector
+	59, // 12: fettle.v1.ElementSelector.ranges:type_name -> fettle.v1.ArrayRange
+	11, // 13: fettle.v1.CancelJobsRequest.select:type_name -> fettle.v1.JobSelector
+	11, // 14: fettle.v1.JobActionRequest.select:type_name -> fettle.v1.JobSelector
+	3,  // 15: fettle.v1.JobActionResponse.header:type_name -> fettle.v1.Header
+	16, // 16: fettle.v1.JobActionResponse.results:type_name -> fettle.v1.JobActionResult
+	4,  // 17: fettle.v1.JobActionResult.error:type_name -> fettle.v1.ErrorDetail
+	3,  // 18: fettle.v1.UpdateJobResponse.header:type_name -> fettle.v1.Header
+	60, // 19: fettle.v1.UpdateJobResponse.job:type_name -> fettle.v1.Job
+	2,  // 20: fettle.v1.GetJobRequest.read:type_name -> fettle.v1.ReadOptions
+	3,  // 21: fettle.v1.GetJobResponse.header:type_name -> fettle.v1.Header
+	60, // 22: fettle.v1.GetJobResponse.job:type_name -> fettle.v1.Job
+	2,  // 23: fettle.v1.ListJobsRequest.read:type_name -> fettle.v1.ReadOptions
+	11, // 24: fettle.v1.ListJobsRequest.select:type_name -> fettle.v1.JobSelector
+	3,  // 25: fettle.v1.ListJobsResponse.header:type_name -> fettle.v1.Header
+	60, // 26: fettle.v1.ListJobsResponse.jobs:type_name -> fettle.v1.Job
+	11, // 27: fettle.v1.WatchEventsRequest.select:type_name -> fettle.v1.JobSelector
+	58, // 28: fettle.v1.Event.old_state:type_name -> fettle.v1.JobState
+	58, // 29: fettle.v1.Event.state:type_name -> fettle.v1.JobState
+	61, // 30: fettle.v1.Event.reason:type_name -> fettle.v1.Reason
+	24, // 31: fettle.v1.WatchEventsResponse.events:type_name -> fettle.v1.Event
+	3,  // 32: fettle.v1.WatchEventsResponse.header:type_name -> fettle.v1.Header
+	60, // 33: fettle.v1.ReadLogResponse.job:type_name -> fettle.v1.Job
+	2,  // 34: fettle.v1.ListNodesRequest.read:type_name -> fettle.v1.ReadOptions
+	3,  // 35: fettle.v1.ListNodesResponse.header:type_name -> fettle.v1.Header
+	62, // 36: fettle.v1.ListNodesResponse.nodes:type_name -> fettle.v1.Node
+	1,  // 37: fettle.v1.UpdateNodeRequest.action:type_name -> fettle.v1.NodeAction
+	3,  // 38: fettle.v1.UpdateNodeResponse.header:type_name -> fettle.v1.Header
+	62, // 39: fettle.v1.UpdateNodeResponse.node:type_name -> fettle.v1.Node
+	2,  // 40: fettle.v1.GetClusterRequest.read:type_name -> fettle.v1.ReadOptions
+	3,  // 41: fettle.v1.GetClusterResponse.header:type_name -> fettle.v1.Header
+	33, // 42: fettle.v1.GetClusterResponse.servers:type_name -> fettle.v1.ServerInfo
+	35, // 43: fettle.v1.GetClusterResponse.scheduler:type_name -> fettle.v1.SchedulerStats
+	3,  // 44: fettle.v1.AddServerResponse.header:type_name -> fettle.v1.Header
+	3,  // 45: fettle.v1.RemoveServerResponse.header:type_name -> fettle.v1.Header
+	3,  // 46: fettle.v1.TransferLeadershipResponse.header:type_name -> fettle.v1.Header
+	2,  // 47: fettle.v1.GetPolicyRequest.read:type_name -> fettle.v1.ReadOptions
+	3,  // 48: fettle.v1.GetPolicyResponse.header:type_name -> fettle.v1.Header
+	46, // 49: fettle.v1.GetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
+	46, // 50: fettle.v1.SetPolicyRequest.policy:type_name -> fettle.v1.ClusterPolicy
+	3,  // 51: fettle.v1.SetPolicyResponse.header:type_name -> fettle.v1.Header
+	46, // 52: fettle.v1.SetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
+	47, // 53: fettle.v1.ClusterPolicy.partitions:type_name -> fettle.v1.Partition
+	63, // 54: fettle.v1.ClusterPolicy.scheduling:type_name -> fettle.v1.KeyValue
+	3,  // 55: fettle.v1.ListPluginsResponse.header:type_name -> fettle.v1.Header
+	50, // 56: fettle.v1.ListPluginsResponse.plugins:type_name -> fettle.v1.PluginStatus
+	53, // 57: fettle.v1.GetLeaderViewResponse.waits:type_name -> fettle.v1.JobWait
+	54, // 58: fettle.v1.GetLeaderViewResponse.progress:type_name -> fettle.v1.JobProgress
+	56, // 59: fettle.v1.GetLeaderViewResponse.nodes:type_name -> fettle.v1.NodeContact
+	55, // 60: fettle.v1.GetLeaderViewResponse.servers:type_name -> fettle.v1.ServerContact
+	61, // 61: fettle.v1.JobWait.reason:type_name -> fettle.v1.Reason
+	64, // 62: fettle.v1.JobProgress.progress:type_name -> fettle.v1.Progress
+	65, // 63: fettle.v1.NodeContact.readings:type_name -> fettle.v1.GPUReading
+	6,  // 64: fettle.v1.ControllerService.SubmitJobs:input_type -> fettle.v1.SubmitJobsRequest
+	13, // 65: fettle.v1.ControllerService.CancelJobs:input_type -> fettle.v1.CancelJobsRequest
+	14, // 66: fettle.v1.ControllerService.HoldJobs:input_type -> fettle.v1.JobActionRequest
+	14, // 67: fettle.v1.ControllerService.ReleaseJobs:input_type -> fettle.v1.JobActionRequest
+	14, // 68: fettle.v1.ControllerService.RequeueJobs:input_type -> fettle.v1.JobActionRequest
+	17, // 69: fettle.v1.ControllerService.UpdateJob:input_type -> fettle.v1.UpdateJobRequest
+	19, // 70: fettle.v1.ControllerService.GetJob:input_type -> fettle.v1.GetJobRequest
+	21, // 71: fettle.v1.ControllerService.ListJobs:input_type -> fettle.v1.ListJobsRequest
+	23, // 72: fettle.v1.ControllerService.WatchEvents:input_type -> fettle.v1.WatchEventsRequest
+	26, // 73: fettle.v1.ControllerService.ReadLog:input_type -> fettle.v1.ReadLogRequest
+	28, // 74: fettle.v1.ControllerService.ListNodes:input_type -> fettle.v1.ListNodesRequest
+	30, // 75: fettle.v1.ControllerService.UpdateNode:input_type -> fettle.v1.UpdateNodeRequest
+	32, // 76: fettle.v1.ControllerService.GetCluster:input_type -> fettle.v1.GetClusterRequest
+	36, // 77: fettle.v1.ControllerService.AddServer:input_type -> fettle.v1.AddServerRequest
+	38, // 78: fettle.v1.ControllerService.RemoveServer:input_type -> fettle.v1.RemoveServerRequest
+	40, // 79: fettle.v1.ControllerService.TransferLeadership:input_type -> fettle.v1.TransferLeadershipRequest
+	42, // 80: fettle.v1.ControllerService.GetPolicy:input_type -> fettle.v1.GetPolicyRequest
+	44, // 81: fettle.v1.ControllerService.SetPolicy:input_type -> fettle.v1.SetPolicyRequest
+	48, // 82: fettle.v1.ControllerService.ListPlugins:input_type -> fettle.v1.ListPluginsRequest
+	51, // 83: fettle.v1.ControllerService.GetLeaderView:input_type -> fettle.v1.GetLeaderViewRequest
+	7,  // 84: fettle.v1.ControllerService.SubmitJobs:output_type -> fettle.v1.SubmitJobsResponse
+	15, // 85: fettle.v1.ControllerService.CancelJobs:output_type -> fettle.v1.JobActionResponse
+	15, // 86: fettle.v1.ControllerService.HoldJobs:output_type -> fettle.v1.JobActionResponse
+	15, // 87: fettle.v1.ControllerService.ReleaseJobs:output_type -> fettle.v1.JobActionResponse
+	15, // 88: fettle.v1.ControllerService.RequeueJobs:output_type -> fettle.v1.JobActionResponse
+	18, // 89: fettle.v1.ControllerService.UpdateJob:output_type -> fettle.v1.UpdateJobResponse
+	20, // 90: fettle.v1.ControllerService.GetJob:output_type -> fettle.v1.GetJobResponse
+	22, // 91: fettle.v1.ControllerService.ListJobs:output_type -> fettle.v1.ListJobsResponse
+	25, // 92: fettle.v1.ControllerService.WatchEvents:output_type -> fettle.v1.WatchEventsResponse
+	27, // 93: fettle.v1.ControllerService.ReadLog:output_type -> fettle.v1.ReadLogResponse
+	29, // 94: fettle.v1.ControllerService.ListNodes:output_type -> fettle.v1.ListNodesResponse
+	31, // 95: fettle.v1.ControllerService.UpdateNode:output_type -> fettle.v1.UpdateNodeResponse
+	34, // 96: fettle.v1.ControllerService.GetCluster:output_type -> fettle.v1.GetClusterResponse
+	37, // 97: fettle.v1.ControllerService.AddServer:output_type -> fettle.v1.AddServerResponse
+	39, // 98: fettle.v1.ControllerService.RemoveServer:output_type -> fettle.v1.RemoveServerResponse
+	41, // 99: fettle.v1.ControllerService.TransferLeadership:output_type -> fettle.v1.TransferLeadershipResponse
+	43, // 100: fettle.v1.ControllerService.GetPolicy:output_type -> fettle.v1.GetPolicyResponse
+	45, // 101: fettle.v1.ControllerService.SetPolicy:output_type -> fettle.v1.SetPolicyResponse
+	49, // 102: fettle.v1.ControllerService.ListPlugins:output_type -> fettle.v1.ListPluginsResponse
+	52, // 103: fettle.v1.ControllerService.GetLeaderView:output_type -> fettle.v1.GetLeaderViewResponse
+	84, // [84:104] is the sub-list for method output_type
+	64, // [64:84] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_fettle_v1_controller_proto_init() }
@@ -4201,13 +4364,16 @@ func file_fettle_v1_controller_proto_init() {
 	file_fettle_v1_job_proto_init()
 	file_fettle_v1_node_proto_init()
 	file_fettle_v1_controller_proto_msgTypes[14].OneofWrappers = []any{}
+	file_fettle_v1_controller_proto_msgTypes[15].OneofWrappers = []any{}
+	file_fettle_v1_controller_proto_msgTypes[17].OneofWrappers = []any{}
+	file_fettle_v1_controller_proto_msgTypes[24].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fettle_v1_controller_proto_rawDesc), len(file_fettle_v1_controller_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   54,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

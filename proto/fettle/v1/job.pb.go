@@ -134,6 +134,20 @@ const (
 	Reason_REASON_LAUNCH_FAILED Reason = 10
 	// Held by the controller after too many failed launches in a row; the job's detail says how the last one failed.
 	Reason_REASON_LAUNCH_FAILED_HELD Reason = 11
+	// Jobs that it depends on have not come so far; waiting_for names them.
+	Reason_REASON_DEPENDENCY Reason = 12
+	// A reservation keeps the nodes that it needs, now or before it could be over.
+	Reason_REASON_RESERVATION Reason = 13
+	// A limit of its partition, its project (or one above it) or its user is reached.
+	Reason_REASON_LIMIT_PARTITION Reason = 14
+	Reason_REASON_LIMIT_PROJECT   Reason = 15
+	Reason_REASON_LIMIT_USER      Reason = 16
+	// As many elements of its array as may run at a time do.
+	Reason_REASON_ARRAY_LIMIT Reason = 17
+	// Jobs are being ended to make room for it.
+	Reason_REASON_PREEMPTING Reason = 18
+	// GPUs that would do are in use by processes that are no job's.
+	Reason_REASON_GPUS_BUSY_OUTSIDE  Reason = 19
 	Reason_REASON_CANCELLED_BY_USER  Reason = 20
 	Reason_REASON_CANCELLED_BY_ADMIN Reason = 21
 	Reason_REASON_TIME_LIMIT         Reason = 22
@@ -148,6 +162,14 @@ const (
 	Reason_REASON_SHIM_LOST Reason = 30
 	// A node of the gang could not prepare.
 	Reason_REASON_GANG_ABORTED Reason = 31
+	// A job that it depends on ended in a way that the dependency can never be met.
+	Reason_REASON_DEPENDENCY_NEVER Reason = 32
+	// Its deadline passed, or came too near for its time limit, before it started.
+	Reason_REASON_DEADLINE Reason = 33
+	// Ended to make room for a job that goes before it.
+	Reason_REASON_PREEMPTED Reason = 34
+	// It used more GPU memory than its share.
+	Reason_REASON_VRAM_EXCEEDED Reason = 35
 )
 
 // Enum value maps for Reason.
@@ -165,6 +187,14 @@ var (
 		9:  "REASON_PARTITION_DOWN",
 		10: "REASON_LAUNCH_FAILED",
 		11: "REASON_LAUNCH_FAILED_HELD",
+		12: "REASON_DEPENDENCY",
+		13: "REASON_RESERVATION",
+		14: "REASON_LIMIT_PARTITION",
+		15: "REASON_LIMIT_PROJECT",
+		16: "REASON_LIMIT_USER",
+		17: "REASON_ARRAY_LIMIT",
+		18: "REASON_PREEMPTING",
+		19: "REASON_GPUS_BUSY_OUTSIDE",
 		20: "REASON_CANCELLED_BY_USER",
 		21: "REASON_CANCELLED_BY_ADMIN",
 		22: "REASON_TIME_LIMIT",
@@ -177,6 +207,10 @@ var (
 		29: "REASON_REQUEUED_BY_USER",
 		30: "REASON_SHIM_LOST",
 		31: "REASON_GANG_ABORTED",
+		32: "REASON_DEPENDENCY_NEVER",
+		33: "REASON_DEADLINE",
+		34: "REASON_PREEMPTED",
+		35: "REASON_VRAM_EXCEEDED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":        0,
@@ -191,6 +225,14 @@ var (
 		"REASON_PARTITION_DOWN":     9,
 		"REASON_LAUNCH_FAILED":      10,
 		"REASON_LAUNCH_FAILED_HELD": 11,
+		"REASON_DEPENDENCY":         12,
+		"REASON_RESERVATION":        13,
+		"REASON_LIMIT_PARTITION":    14,
+		"REASON_LIMIT_PROJECT":      15,
+		"REASON_LIMIT_USER":         16,
+		"REASON_ARRAY_LIMIT":        17,
+		"REASON_PREEMPTING":         18,
+		"REASON_GPUS_BUSY_OUTSIDE":  19,
 		"REASON_CANCELLED_BY_USER":  20,
 		"REASON_CANCELLED_BY_ADMIN": 21,
 		"REASON_TIME_LIMIT":         22,
@@ -203,6 +245,10 @@ var (
 		"REASON_REQUEUED_BY_USER":   29,
 		"REASON_SHIM_LOST":          30,
 		"REASON_GANG_ABORTED":       31,
+		"REASON_DEPENDENCY_NEVER":   32,
+		"REASON_DEADLINE":           33,
+		"REASON_PREEMPTED":          34,
+		"REASON_VRAM_EXCEEDED":      35,
 	}
 )
 
@@ -291,6 +337,69 @@ func (ExitClass) EnumDescriptor() ([]byte, []int) {
 	return file_fettle_v1_job_proto_rawDescGZIP(), []int{2}
 }
 
+type DependencyKind int32
+
+const (
+	DependencyKind_DEPENDENCY_KIND_UNSPECIFIED DependencyKind = 0
+	// The job has started, or ended without ever starting.
+	DependencyKind_DEPENDENCY_KIND_AFTER DependencyKind = 1
+	// The job completed; an array did when all its elements did.
+	DependencyKind_DEPENDENCY_KIND_AFTEROK DependencyKind = 2
+	// The job ended in any other way; an array did when any of its elements did.
+	DependencyKind_DEPENDENCY_KIND_AFTERNOTOK DependencyKind = 3
+	// The job ended, however it did.
+	DependencyKind_DEPENDENCY_KIND_AFTERANY DependencyKind = 4
+	// No earlier job of the same user with the same name is unfinished; names no job.
+	DependencyKind_DEPENDENCY_KIND_SINGLETON DependencyKind = 5
+)
+
+// Enum value maps for DependencyKind.
+var (
+	DependencyKind_name = map[int32]string{
+		0: "DEPENDENCY_KIND_UNSPECIFIED",
+		1: "DEPENDENCY_KIND_AFTER",
+		2: "DEPENDENCY_KIND_AFTEROK",
+		3: "DEPENDENCY_KIND_AFTERNOTOK",
+		4: "DEPENDENCY_KIND_AFTERANY",
+		5: "DEPENDENCY_KIND_SINGLETON",
+	}
+	DependencyKind_value = map[string]int32{
+		"DEPENDENCY_KIND_UNSPECIFIED": 0,
+		"DEPENDENCY_KIND_AFTER":       1,
+		"DEPENDENCY_KIND_AFTEROK":     2,
+		"DEPENDENCY_KIND_AFTERNOTOK":  3,
+		"DEPENDENCY_KIND_AFTERANY":    4,
+		"DEPENDENCY_KIND_SINGLETON":   5,
+	}
+)
+
+func (x DependencyKind) Enum() *DependencyKind {
+	p := new(DependencyKind)
+	*p = x
+	return p
+}
+
+func (x DependencyKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DependencyKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_fettle_v1_job_proto_enumTypes[3].Descriptor()
+}
+
+func (DependencyKind) Type() protoreflect.EnumType {
+	return &file_fettle_v1_job_proto_enumTypes[3]
+}
+
+func (x DependencyKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DependencyKind.Descriptor instead.
+func (DependencyKind) EnumDescriptor() ([]byte, []int) {
+	return file_fettle_v1_job_proto_rawDescGZIP(), []int{3}
+}
+
 type KeyValue struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -343,7 +452,7 @@ func (x *KeyValue) GetValue() string {
 	return ""
 }
 
-// GPURequest asks for whole GPUs on each node of a job.
+// GPURequest asks for GPUs, on each node of a job or in all: whole ones, or a share of each one's memory (vram_mib).
 type GPURequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Lower-case type such as "h100"; empty means any.
@@ -397,6 +506,185 @@ func (x *GPURequest) GetCount() uint32 {
 	return 0
 }
 
+// ArrayRange is the element numbers first, first+step, … up to last.
+type ArrayRange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	First uint32                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Last  uint32                 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	// 0 means 1.
+	Step          uint32 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArrayRange) Reset() {
+	*x = ArrayRange{}
+	mi := &file_fettle_v1_job_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArrayRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArrayRange) ProtoMessage() {}
+
+func (x *ArrayRange) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_job_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArrayRange.ProtoReflect.Descriptor instead.
+func (*ArrayRange) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_job_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ArrayRange) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *ArrayRange) GetLast() uint32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *ArrayRange) GetStep() uint32 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+// ArraySpec makes a job an array: one specification, many elements that differ in FETTLE_ARRAY_INDEX.
+type ArraySpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ascending and apart from each other once the controller has filled the defaults.
+	Ranges []*ArrayRange `protobuf:"bytes,1,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	// At most this many elements run at a time; 0 means no limit.
+	MaxRunning    uint32 `protobuf:"varint,2,opt,name=max_running,json=maxRunning,proto3" json:"max_running,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArraySpec) Reset() {
+	*x = ArraySpec{}
+	mi := &file_fettle_v1_job_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArraySpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArraySpec) ProtoMessage() {}
+
+func (x *ArraySpec) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_job_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArraySpec.ProtoReflect.Descriptor instead.
+func (*ArraySpec) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_job_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ArraySpec) GetRanges() []*ArrayRange {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *ArraySpec) GetMaxRunning() uint32 {
+	if x != nil {
+		return x.MaxRunning
+	}
+	return 0
+}
+
+// Dependency is something that must have happened to an earlier job before this one may start.
+type Dependency struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  DependencyKind         `protobuf:"varint,1,opt,name=kind,proto3,enum=fettle.v1.DependencyKind" json:"kind,omitempty"`
+	JobId uint64                 `protobuf:"varint,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// Only this element of the array job_id.
+	Index         *uint32 `protobuf:"varint,3,opt,name=index,proto3,oneof" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dependency) Reset() {
+	*x = Dependency{}
+	mi := &file_fettle_v1_job_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dependency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dependency) ProtoMessage() {}
+
+func (x *Dependency) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_job_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dependency.ProtoReflect.Descriptor instead.
+func (*Dependency) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_job_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Dependency) GetKind() DependencyKind {
+	if x != nil {
+		return x.Kind
+	}
+	return DependencyKind_DEPENDENCY_KIND_UNSPECIFIED
+}
+
+func (x *Dependency) GetJobId() uint64 {
+	if x != nil {
+		return x.JobId
+	}
+	return 0
+}
+
+func (x *Dependency) GetIndex() uint32 {
+	if x != nil && x.Index != nil {
+		return *x.Index
+	}
+	return 0
+}
+
 // JobSpec is what a user asked for. The controller fills defaults, then it is immutable but for UpdateJob.
 type JobSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -422,6 +710,10 @@ type JobSpec struct {
 	DeviceIndexes []uint32 `protobuf:"varint,16,rep,packed,name=device_indexes,json=deviceIndexes,proto3" json:"device_indexes,omitempty"`
 	// Pins by GPU UUID.
 	DeviceUuids []string `protobuf:"bytes,17,rep,name=device_uuids,json=deviceUuids,proto3" json:"device_uuids,omitempty"`
+	// Would do as well as gpus_per_node, in this order after it.
+	GpuAlternatives []*GPURequest `protobuf:"bytes,18,rep,name=gpu_alternatives,json=gpuAlternatives,proto3" json:"gpu_alternatives,omitempty"`
+	// GPUs in all, wherever they are; gpus_per_node, gpu_alternatives and nodes stay unset.
+	GpusTotal *GPURequest `protobuf:"bytes,19,opt,name=gpus_total,json=gpusTotal,proto3" json:"gpus_total,omitempty"`
 	// Seconds; 0 means the partition's default.
 	TimeLimitS int64 `protobuf:"varint,20,opt,name=time_limit_s,json=timeLimitS,proto3" json:"time_limit_s,omitempty"`
 	// Unix milliseconds; 0 means at once.
@@ -448,14 +740,34 @@ type JobSpec struct {
 	Config     []byte `protobuf:"bytes,42,opt,name=config,proto3" json:"config,omitempty"`
 	ConfigPath string `protobuf:"bytes,43,opt,name=config_path,json=configPath,proto3" json:"config_path,omitempty"`
 	// Overrides of training keys, in order.
-	Set           []*KeyValue `protobuf:"bytes,44,rep,name=set,proto3" json:"set,omitempty"`
+	Set []*KeyValue `protobuf:"bytes,44,rep,name=set,proto3" json:"set,omitempty"`
+	// GPU memory on each GPU in MiB: the job shares its GPUs with others. 0 means whole GPUs.
+	VramMib int64 `protobuf:"varint,45,opt,name=vram_mib,json=vramMib,proto3" json:"vram_mib,omitempty"`
+	// No other job on its nodes.
+	Exclusive bool `protobuf:"varint,46,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// Expression over node features, such as "ib&(h100|h200)&!test".
+	Constraint string     `protobuf:"bytes,47,opt,name=constraint,proto3" json:"constraint,omitempty"`
+	Array      *ArraySpec `protobuf:"bytes,48,opt,name=array,proto3" json:"array,omitempty"`
+	// All must be met, or any one with dependency_any.
+	Dependencies  []*Dependency `protobuf:"bytes,49,rep,name=dependencies,proto3" json:"dependencies,omitempty"`
+	DependencyAny bool          `protobuf:"varint,50,opt,name=dependency_any,json=dependencyAny,proto3" json:"dependency_any,omitempty"`
+	// Unix milliseconds by which it must be over: it is ended unstarted when that cannot be any more. 0 means none.
+	DeadlineMs int64 `protobuf:"varint,51,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
+	// May have jobs of lesser rank ended to make room, where the partition allows that.
+	Preempt bool `protobuf:"varint,52,opt,name=preempt,proto3" json:"preempt,omitempty"`
+	// May not be ended to make room for another, where the partition allows that wish.
+	NoPreemptible bool `protobuf:"varint,53,opt,name=no_preemptible,json=noPreemptible,proto3" json:"no_preemptible,omitempty"`
+	// Runs in this reservation only.
+	Reservation string `protobuf:"bytes,54,opt,name=reservation,proto3" json:"reservation,omitempty"`
+	// The controller's estimate of its run time in seconds; 0 when there is none.
+	EstimatedRunS int64 `protobuf:"varint,55,opt,name=estimated_run_s,json=estimatedRunS,proto3" json:"estimated_run_s,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JobSpec) Reset() {
 	*x = JobSpec{}
-	mi := &file_fettle_v1_job_proto_msgTypes[2]
+	mi := &file_fettle_v1_job_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +779,7 @@ func (x *JobSpec) String() string {
 func (*JobSpec) ProtoMessage() {}
 
 func (x *JobSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_job_proto_msgTypes[2]
+	mi := &file_fettle_v1_job_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +792,7 @@ func (x *JobSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobSpec.ProtoReflect.Descriptor instead.
 func (*JobSpec) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_job_proto_rawDescGZIP(), []int{2}
+	return file_fettle_v1_job_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *JobSpec) GetName() string {
@@ -577,6 +889,20 @@ func (x *JobSpec) GetDeviceIndexes() []uint32 {
 func (x *JobSpec) GetDeviceUuids() []string {
 	if x != nil {
 		return x.DeviceUuids
+	}
+	return nil
+}
+
+func (x *JobSpec) GetGpuAlternatives() []*GPURequest {
+	if x != nil {
+		return x.GpuAlternatives
+	}
+	return nil
+}
+
+func (x *JobSpec) GetGpusTotal() *GPURequest {
+	if x != nil {
+		return x.GpusTotal
 	}
 	return nil
 }
@@ -693,6 +1019,83 @@ func (x *JobSpec) GetSet() []*KeyValue {
 	return nil
 }
 
+func (x *JobSpec) GetVramMib() int64 {
+	if x != nil {
+		return x.VramMib
+	}
+	return 0
+}
+
+func (x *JobSpec) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *JobSpec) GetConstraint() string {
+	if x != nil {
+		return x.Constraint
+	}
+	return ""
+}
+
+func (x *JobSpec) GetArray() *ArraySpec {
+	if x != nil {
+		return x.Array
+	}
+	return nil
+}
+
+func (x *JobSpec) GetDependencies() []*Dependency {
+	if x != nil {
+		return x.Dependencies
+	}
+	return nil
+}
+
+func (x *JobSpec) GetDependencyAny() bool {
+	if x != nil {
+		return x.DependencyAny
+	}
+	return false
+}
+
+func (x *JobSpec) GetDeadlineMs() int64 {
+	if x != nil {
+		return x.DeadlineMs
+	}
+	return 0
+}
+
+func (x *JobSpec) GetPreempt() bool {
+	if x != nil {
+		return x.Preempt
+	}
+	return false
+}
+
+func (x *JobSpec) GetNoPreemptible() bool {
+	if x != nil {
+		return x.NoPreemptible
+	}
+	return false
+}
+
+func (x *JobSpec) GetReservation() string {
+	if x != nil {
+		return x.Reservation
+	}
+	return ""
+}
+
+func (x *JobSpec) GetEstimatedRunS() int64 {
+	if x != nil {
+		return x.EstimatedRunS
+	}
+	return 0
+}
+
 // Exit is how one attempt ended on one node.
 type Exit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -726,7 +1129,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_fettle_v1_job_proto_msgTypes[3]
+	mi := &file_fettle_v1_job_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +1141,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_job_proto_msgTypes[3]
+	mi := &file_fettle_v1_job_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +1154,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_job_proto_rawDescGZIP(), []int{3}
+	return file_fettle_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -853,16 +1256,18 @@ type NodeAllocation struct {
 	Cpus     uint32                 `protobuf:"varint,3,opt,name=cpus,proto3" json:"cpus,omitempty"`
 	MemMib   int64                  `protobuf:"varint,4,opt,name=mem_mib,json=memMib,proto3" json:"mem_mib,omitempty"`
 	// Set once the node has reported the end: its resources are free again.
-	Exit          *Exit `protobuf:"bytes,5,opt,name=exit,proto3" json:"exit,omitempty"`
-	Prepared      bool  `protobuf:"varint,6,opt,name=prepared,proto3" json:"prepared,omitempty"`
-	Started       bool  `protobuf:"varint,7,opt,name=started,proto3" json:"started,omitempty"`
+	Exit     *Exit `protobuf:"bytes,5,opt,name=exit,proto3" json:"exit,omitempty"`
+	Prepared bool  `protobuf:"varint,6,opt,name=prepared,proto3" json:"prepared,omitempty"`
+	Started  bool  `protobuf:"varint,7,opt,name=started,proto3" json:"started,omitempty"`
+	// Of each of gpu_uuids in MiB; 0 means the whole GPU.
+	VramMib       int64 `protobuf:"varint,8,opt,name=vram_mib,json=vramMib,proto3" json:"vram_mib,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeAllocation) Reset() {
 	*x = NodeAllocation{}
-	mi := &file_fettle_v1_job_proto_msgTypes[4]
+	mi := &file_fettle_v1_job_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +1279,7 @@ func (x *NodeAllocation) String() string {
 func (*NodeAllocation) ProtoMessage() {}
 
 func (x *NodeAllocation) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_job_proto_msgTypes[4]
+	mi := &file_fettle_v1_job_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +1292,7 @@ func (x *NodeAllocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAllocation.ProtoReflect.Descriptor instead.
 func (*NodeAllocation) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_job_proto_rawDescGZIP(), []int{4}
+	return file_fettle_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NodeAllocation) GetNode() string {
@@ -939,26 +1344,37 @@ func (x *NodeAllocation) GetStarted() bool {
 	return false
 }
 
+func (x *NodeAllocation) GetVramMib() int64 {
+	if x != nil {
+		return x.VramMib
+	}
+	return 0
+}
+
 // Attempt is one try at running a job.
 type Attempt struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Number uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	// Raft index of the log entry that dispatched it.
-	Fence         uint64            `protobuf:"varint,2,opt,name=fence,proto3" json:"fence,omitempty"`
-	DispatchMs    int64             `protobuf:"varint,3,opt,name=dispatch_ms,json=dispatchMs,proto3" json:"dispatch_ms,omitempty"`
-	StartMs       int64             `protobuf:"varint,4,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
-	EndMs         int64             `protobuf:"varint,5,opt,name=end_ms,json=endMs,proto3" json:"end_ms,omitempty"`
-	Nodes         []*NodeAllocation `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	Outcome       JobState          `protobuf:"varint,7,opt,name=outcome,proto3,enum=fettle.v1.JobState" json:"outcome,omitempty"`
-	Reason        Reason            `protobuf:"varint,8,opt,name=reason,proto3,enum=fettle.v1.Reason" json:"reason,omitempty"`
-	Detail        string            `protobuf:"bytes,9,opt,name=detail,proto3" json:"detail,omitempty"`
+	Fence      uint64            `protobuf:"varint,2,opt,name=fence,proto3" json:"fence,omitempty"`
+	DispatchMs int64             `protobuf:"varint,3,opt,name=dispatch_ms,json=dispatchMs,proto3" json:"dispatch_ms,omitempty"`
+	StartMs    int64             `protobuf:"varint,4,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
+	EndMs      int64             `protobuf:"varint,5,opt,name=end_ms,json=endMs,proto3" json:"end_ms,omitempty"`
+	Nodes      []*NodeAllocation `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Outcome    JobState          `protobuf:"varint,7,opt,name=outcome,proto3,enum=fettle.v1.JobState" json:"outcome,omitempty"`
+	Reason     Reason            `protobuf:"varint,8,opt,name=reason,proto3,enum=fettle.v1.Reason" json:"reason,omitempty"`
+	Detail     string            `protobuf:"bytes,9,opt,name=detail,proto3" json:"detail,omitempty"`
+	// The job that this attempt was ended for.
+	PreemptedBy uint64 `protobuf:"varint,20,opt,name=preempted_by,json=preemptedBy,proto3" json:"preempted_by,omitempty"`
+	// GPU-seconds of work that were lost with it: those since the last checkpoint.
+	LostGpuS      int64 `protobuf:"varint,21,opt,name=lost_gpu_s,json=lostGpuS,proto3" json:"lost_gpu_s,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_fettle_v1_job_proto_msgTypes[5]
+	mi := &file_fettle_v1_job_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1386,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_job_proto_msgTypes[5]
+	mi := &file_fettle_v1_job_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1399,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_job_proto_rawDescGZIP(), []int{5}
+	return file_fettle_v1_job_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Attempt) GetNumber() uint32 {
@@ -1049,6 +1465,100 @@ func (x *Attempt) GetDetail() string {
 	return ""
 }
 
+func (x *Attempt) GetPreemptedBy() uint64 {
+	if x != nil {
+		return x.PreemptedBy
+	}
+	return 0
+}
+
+func (x *Attempt) GetLostGpuS() int64 {
+	if x != nil {
+		return x.LostGpuS
+	}
+	return 0
+}
+
+// ArrayCounts says how far the elements of an array are that have a row of their own.
+type ArrayCounts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Wait for a start, or for another one.
+	Pending uint32 `protobuf:"varint,1,opt,name=pending,proto3" json:"pending,omitempty"`
+	// Hold resources.
+	Active    uint32 `protobuf:"varint,2,opt,name=active,proto3" json:"active,omitempty"`
+	Completed uint32 `protobuf:"varint,3,opt,name=completed,proto3" json:"completed,omitempty"`
+	// Ended in any other way, but for those cancelled.
+	Failed        uint32 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	Cancelled     uint32 `protobuf:"varint,5,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArrayCounts) Reset() {
+	*x = ArrayCounts{}
+	mi := &file_fettle_v1_job_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArrayCounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArrayCounts) ProtoMessage() {}
+
+func (x *ArrayCounts) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_job_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArrayCounts.ProtoReflect.Descriptor instead.
+func (*ArrayCounts) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_job_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ArrayCounts) GetPending() uint32 {
+	if x != nil {
+		return x.Pending
+	}
+	return 0
+}
+
+func (x *ArrayCounts) GetActive() uint32 {
+	if x != nil {
+		return x.Active
+	}
+	return 0
+}
+
+func (x *ArrayCounts) GetCompleted() uint32 {
+	if x != nil {
+		return x.Completed
+	}
+	return 0
+}
+
+func (x *ArrayCounts) GetFailed() uint32 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *ArrayCounts) GetCancelled() uint32 {
+	if x != nil {
+		return x.Cancelled
+	}
+	return 0
+}
+
 // Progress is a training job's own account of itself. It lives in the leader's memory, not in the log.
 type Progress struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1069,7 +1579,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_fettle_v1_job_proto_msgTypes[6]
+	mi := &file_fettle_v1_job_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1591,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_job_proto_msgTypes[6]
+	mi := &file_fettle_v1_job_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1604,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_job_proto_rawDescGZIP(), []int{6}
+	return file_fettle_v1_job_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Progress) GetStep() int64 {
@@ -1176,19 +1686,34 @@ type Job struct {
 	Failures        uint32     `protobuf:"varint,15,opt,name=failures,proto3" json:"failures,omitempty"`
 	Held            bool       `protobuf:"varint,16,opt,name=held,proto3" json:"held,omitempty"`
 	CancelRequested bool       `protobuf:"varint,17,opt,name=cancel_requested,json=cancelRequested,proto3" json:"cancel_requested,omitempty"`
-	// Exit code for `fsubmit --wait`: that of the last attempt, 128+signal when a signal ended it.
+	// Exit code for `fsubmit --wait`: that of the last attempt, 128+signal when a signal ended it; 1 when nothing ran, which
+	// the last attempt tells (its nodes' exits are never_started, or there is none).
 	ExitCode  int32     `protobuf:"varint,18,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
 	Progress  *Progress `protobuf:"bytes,19,opt,name=progress,proto3" json:"progress,omitempty"`
 	RequestId string    `protobuf:"bytes,20,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Raft index of the entry that last changed this row.
 	ModifiedIndex uint64 `protobuf:"varint,21,opt,name=modified_index,json=modifiedIndex,proto3" json:"modified_index,omitempty"`
+	// Of an array's element: the number of the array's own row, and the element's index.
+	ArrayJobId uint64 `protobuf:"varint,22,opt,name=array_job_id,json=arrayJobId,proto3" json:"array_job_id,omitempty"`
+	ArrayIndex uint32 `protobuf:"varint,23,opt,name=array_index,json=arrayIndex,proto3" json:"array_index,omitempty"`
+	// Of an array's own row: the elements that have no row of their own yet. Each gets one when it starts, or when it alone is
+	// held or cancelled. The array's own row ends when none is left and all of them have ended.
+	ArrayLeft *ArraySpec `protobuf:"bytes,24,opt,name=array_left,json=arrayLeft,proto3" json:"array_left,omitempty"`
+	// How often it was ended for another job.
+	PreemptedCount uint32 `protobuf:"varint,25,opt,name=preempted_count,json=preemptedCount,proto3" json:"preempted_count,omitempty"`
+	// From the leader's memory: when it will start by present knowledge; Unix milliseconds, 0 when not known.
+	PredictedStartMs int64 `protobuf:"varint,26,opt,name=predicted_start_ms,json=predictedStartMs,proto3" json:"predicted_start_ms,omitempty"`
+	// Of an array's own row.
+	ArrayCounts *ArrayCounts `protobuf:"bytes,27,opt,name=array_counts,json=arrayCounts,proto3" json:"array_counts,omitempty"`
+	// Dependencies that are not met yet; it is not considered for a start before the list is empty.
+	WaitingFor    []*Dependency `protobuf:"bytes,28,rep,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_fettle_v1_job_proto_msgTypes[7]
+	mi := &file_fettle_v1_job_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1200,7 +1725,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_job_proto_msgTypes[7]
+	mi := &file_fettle_v1_job_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1213,7 +1738,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_job_proto_rawDescGZIP(), []int{7}
+	return file_fettle_v1_job_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Job) GetId() uint64 {
@@ -1363,6 +1888,55 @@ func (x *Job) GetModifiedIndex() uint64 {
 	return 0
 }
 
+func (x *Job) GetArrayJobId() uint64 {
+	if x != nil {
+		return x.ArrayJobId
+	}
+	return 0
+}
+
+func (x *Job) GetArrayIndex() uint32 {
+	if x != nil {
+		return x.ArrayIndex
+	}
+	return 0
+}
+
+func (x *Job) GetArrayLeft() *ArraySpec {
+	if x != nil {
+		return x.ArrayLeft
+	}
+	return nil
+}
+
+func (x *Job) GetPreemptedCount() uint32 {
+	if x != nil {
+		return x.PreemptedCount
+	}
+	return 0
+}
+
+func (x *Job) GetPredictedStartMs() int64 {
+	if x != nil {
+		return x.PredictedStartMs
+	}
+	return 0
+}
+
+func (x *Job) GetArrayCounts() *ArrayCounts {
+	if x != nil {
+		return x.ArrayCounts
+	}
+	return nil
+}
+
+func (x *Job) GetWaitingFor() []*Dependency {
+	if x != nil {
+		return x.WaitingFor
+	}
+	return nil
+}
+
 var File_fettle_v1_job_proto protoreflect.FileDescriptor
 
 const file_fettle_v1_job_proto_rawDesc = "" +
@@ -1374,7 +1948,22 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"GPURequest\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\rR\x05count\"\xb7\a\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"J\n" +
+	"\n" +
+	"ArrayRange\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\rR\x05first\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\rR\x04last\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\rR\x04step\"[\n" +
+	"\tArraySpec\x12-\n" +
+	"\x06ranges\x18\x01 \x03(\v2\x15.fettle.v1.ArrayRangeR\x06ranges\x12\x1f\n" +
+	"\vmax_running\x18\x02 \x01(\rR\n" +
+	"maxRunning\"w\n" +
+	"\n" +
+	"Dependency\x12-\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x19.fettle.v1.DependencyKindR\x04kind\x12\x15\n" +
+	"\x06job_id\x18\x02 \x01(\x04R\x05jobId\x12\x19\n" +
+	"\x05index\x18\x03 \x01(\rH\x00R\x05index\x88\x01\x01B\b\n" +
+	"\x06_index\"\xc2\v\n" +
 	"\aJobSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x1a\n" +
@@ -1390,7 +1979,10 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\bnodelist\x18\x0e \x03(\tR\bnodelist\x12\x18\n" +
 	"\aexclude\x18\x0f \x03(\tR\aexclude\x12%\n" +
 	"\x0edevice_indexes\x18\x10 \x03(\rR\rdeviceIndexes\x12!\n" +
-	"\fdevice_uuids\x18\x11 \x03(\tR\vdeviceUuids\x12 \n" +
+	"\fdevice_uuids\x18\x11 \x03(\tR\vdeviceUuids\x12@\n" +
+	"\x10gpu_alternatives\x18\x12 \x03(\v2\x15.fettle.v1.GPURequestR\x0fgpuAlternatives\x124\n" +
+	"\n" +
+	"gpus_total\x18\x13 \x01(\v2\x15.fettle.v1.GPURequestR\tgpusTotal\x12 \n" +
 	"\ftime_limit_s\x18\x14 \x01(\x03R\n" +
 	"timeLimitS\x12\x19\n" +
 	"\bbegin_ms\x18\x15 \x01(\x03R\abeginMs\x12\x12\n" +
@@ -1412,7 +2004,21 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\x06config\x18* \x01(\fR\x06config\x12\x1f\n" +
 	"\vconfig_path\x18+ \x01(\tR\n" +
 	"configPath\x12%\n" +
-	"\x03set\x18, \x03(\v2\x13.fettle.v1.KeyValueR\x03setB\n" +
+	"\x03set\x18, \x03(\v2\x13.fettle.v1.KeyValueR\x03set\x12\x19\n" +
+	"\bvram_mib\x18- \x01(\x03R\avramMib\x12\x1c\n" +
+	"\texclusive\x18. \x01(\bR\texclusive\x12\x1e\n" +
+	"\n" +
+	"constraint\x18/ \x01(\tR\n" +
+	"constraint\x12*\n" +
+	"\x05array\x180 \x01(\v2\x14.fettle.v1.ArraySpecR\x05array\x129\n" +
+	"\fdependencies\x181 \x03(\v2\x15.fettle.v1.DependencyR\fdependencies\x12%\n" +
+	"\x0edependency_any\x182 \x01(\bR\rdependencyAny\x12\x1f\n" +
+	"\vdeadline_ms\x183 \x01(\x03R\n" +
+	"deadlineMs\x12\x18\n" +
+	"\apreempt\x184 \x01(\bR\apreempt\x12%\n" +
+	"\x0eno_preemptible\x185 \x01(\bR\rnoPreemptible\x12 \n" +
+	"\vreservation\x186 \x01(\tR\vreservation\x12&\n" +
+	"\x0festimated_run_s\x187 \x01(\x03R\restimatedRunSB\n" +
 	"\n" +
 	"\b_retries\"\x87\x03\n" +
 	"\x04Exit\x12\x12\n" +
@@ -1431,7 +2037,7 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	" \x01(\tR\x06detail\x12\x19\n" +
 	"\bstart_ms\x18\v \x01(\x03R\astartMs\x12\x15\n" +
 	"\x06end_ms\x18\f \x01(\x03R\x05endMs\x12\x1b\n" +
-	"\tnode_lost\x18\r \x01(\bR\bnodeLost\"\xc9\x01\n" +
+	"\tnode_lost\x18\r \x01(\bR\bnodeLost\"\xe4\x01\n" +
 	"\x0eNodeAllocation\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tgpu_uuids\x18\x02 \x03(\tR\bgpuUuids\x12\x12\n" +
@@ -1439,7 +2045,8 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\amem_mib\x18\x04 \x01(\x03R\x06memMib\x12#\n" +
 	"\x04exit\x18\x05 \x01(\v2\x0f.fettle.v1.ExitR\x04exit\x12\x1a\n" +
 	"\bprepared\x18\x06 \x01(\bR\bprepared\x12\x18\n" +
-	"\astarted\x18\a \x01(\bR\astarted\"\xad\x02\n" +
+	"\astarted\x18\a \x01(\bR\astarted\x12\x19\n" +
+	"\bvram_mib\x18\b \x01(\x03R\avramMib\"\xee\x02\n" +
 	"\aAttempt\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x14\n" +
 	"\x05fence\x18\x02 \x01(\x04R\x05fence\x12\x1f\n" +
@@ -1450,7 +2057,16 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\x05nodes\x18\x06 \x03(\v2\x19.fettle.v1.NodeAllocationR\x05nodes\x12-\n" +
 	"\aoutcome\x18\a \x01(\x0e2\x13.fettle.v1.JobStateR\aoutcome\x12)\n" +
 	"\x06reason\x18\b \x01(\x0e2\x11.fettle.v1.ReasonR\x06reason\x12\x16\n" +
-	"\x06detail\x18\t \x01(\tR\x06detail\"\x9c\x02\n" +
+	"\x06detail\x18\t \x01(\tR\x06detail\x12!\n" +
+	"\fpreempted_by\x18\x14 \x01(\x04R\vpreemptedBy\x12\x1c\n" +
+	"\n" +
+	"lost_gpu_s\x18\x15 \x01(\x03R\blostGpuS\"\x93\x01\n" +
+	"\vArrayCounts\x12\x18\n" +
+	"\apending\x18\x01 \x01(\rR\apending\x12\x16\n" +
+	"\x06active\x18\x02 \x01(\rR\x06active\x12\x1c\n" +
+	"\tcompleted\x18\x03 \x01(\rR\tcompleted\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\rR\x06failed\x12\x1c\n" +
+	"\tcancelled\x18\x05 \x01(\rR\tcancelled\"\x9c\x02\n" +
 	"\bProgress\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\x03R\x04step\x12\x1f\n" +
 	"\vtotal_steps\x18\x02 \x01(\x03R\n" +
@@ -1465,7 +2081,7 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\aattempt\x18\b \x01(\rR\aattemptB\a\n" +
 	"\x05_lossB\x10\n" +
 	"\x0e_learning_rateB\b\n" +
-	"\x06_epoch\"\x8c\x05\n" +
+	"\x06_epoch\"\xce\a\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.fettle.v1.JobSpecR\x04spec\x12\x12\n" +
@@ -1490,7 +2106,18 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\bprogress\x18\x13 \x01(\v2\x13.fettle.v1.ProgressR\bprogress\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x14 \x01(\tR\trequestId\x12%\n" +
-	"\x0emodified_index\x18\x15 \x01(\x04R\rmodifiedIndex*\xe6\x02\n" +
+	"\x0emodified_index\x18\x15 \x01(\x04R\rmodifiedIndex\x12 \n" +
+	"\farray_job_id\x18\x16 \x01(\x04R\n" +
+	"arrayJobId\x12\x1f\n" +
+	"\varray_index\x18\x17 \x01(\rR\n" +
+	"arrayIndex\x123\n" +
+	"\n" +
+	"array_left\x18\x18 \x01(\v2\x14.fettle.v1.ArraySpecR\tarrayLeft\x12'\n" +
+	"\x0fpreempted_count\x18\x19 \x01(\rR\x0epreemptedCount\x12,\n" +
+	"\x12predicted_start_ms\x18\x1a \x01(\x03R\x10predictedStartMs\x129\n" +
+	"\farray_counts\x18\x1b \x01(\v2\x16.fettle.v1.ArrayCountsR\varrayCounts\x126\n" +
+	"\vwaiting_for\x18\x1c \x03(\v2\x15.fettle.v1.DependencyR\n" +
+	"waitingFor*\xe6\x02\n" +
 	"\bJobState\x12\x19\n" +
 	"\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11JOB_STATE_PENDING\x10\x01\x12\x19\n" +
@@ -1506,7 +2133,7 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\x12\x1b\n" +
 	"\x17JOB_STATE_OUT_OF_MEMORY\x10\v\x12\x17\n" +
 	"\x13JOB_STATE_NODE_FAIL\x10\f\x12\x17\n" +
-	"\x13JOB_STATE_PREEMPTED\x10\r*\xf2\x04\n" +
+	"\x13JOB_STATE_PREEMPTED\x10\r*\x9d\a\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fREASON_PRIORITY\x10\x01\x12\x14\n" +
@@ -1520,7 +2147,15 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\x15REASON_PARTITION_DOWN\x10\t\x12\x18\n" +
 	"\x14REASON_LAUNCH_FAILED\x10\n" +
 	"\x12\x1d\n" +
-	"\x19REASON_LAUNCH_FAILED_HELD\x10\v\x12\x1c\n" +
+	"\x19REASON_LAUNCH_FAILED_HELD\x10\v\x12\x15\n" +
+	"\x11REASON_DEPENDENCY\x10\f\x12\x16\n" +
+	"\x12REASON_RESERVATION\x10\r\x12\x1a\n" +
+	"\x16REASON_LIMIT_PARTITION\x10\x0e\x12\x18\n" +
+	"\x14REASON_LIMIT_PROJECT\x10\x0f\x12\x15\n" +
+	"\x11REASON_LIMIT_USER\x10\x10\x12\x16\n" +
+	"\x12REASON_ARRAY_LIMIT\x10\x11\x12\x15\n" +
+	"\x11REASON_PREEMPTING\x10\x12\x12\x1c\n" +
+	"\x18REASON_GPUS_BUSY_OUTSIDE\x10\x13\x12\x1c\n" +
 	"\x18REASON_CANCELLED_BY_USER\x10\x14\x12\x1d\n" +
 	"\x19REASON_CANCELLED_BY_ADMIN\x10\x15\x12\x15\n" +
 	"\x11REASON_TIME_LIMIT\x10\x16\x12\x18\n" +
@@ -1532,13 +2167,24 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\x16REASON_PERMANENT_ERROR\x10\x1c\x12\x1b\n" +
 	"\x17REASON_REQUEUED_BY_USER\x10\x1d\x12\x14\n" +
 	"\x10REASON_SHIM_LOST\x10\x1e\x12\x17\n" +
-	"\x13REASON_GANG_ABORTED\x10\x1f*\x8e\x01\n" +
+	"\x13REASON_GANG_ABORTED\x10\x1f\x12\x1b\n" +
+	"\x17REASON_DEPENDENCY_NEVER\x10 \x12\x13\n" +
+	"\x0fREASON_DEADLINE\x10!\x12\x14\n" +
+	"\x10REASON_PREEMPTED\x10\"\x12\x18\n" +
+	"\x14REASON_VRAM_EXCEEDED\x10#*\x8e\x01\n" +
 	"\tExitClass\x12\x1a\n" +
 	"\x16EXIT_CLASS_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fEXIT_CLASS_DONE\x10\x01\x12\x1c\n" +
 	"\x18EXIT_CLASS_OUT_OF_MEMORY\x10\x02\x12\x18\n" +
 	"\x14EXIT_CLASS_TRANSIENT\x10\x03\x12\x18\n" +
-	"\x14EXIT_CLASS_PERMANENT\x10\x04B7Z5github.com/fettle-hpc/fettle/proto/fettle/v1;fettlev1b\x06proto3"
+	"\x14EXIT_CLASS_PERMANENT\x10\x04*\xc6\x01\n" +
+	"\x0eDependencyKind\x12\x1f\n" +
+	"\x1bDEPENDENCY_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15DEPENDENCY_KIND_AFTER\x10\x01\x12\x1b\n" +
+	"\x17DEPENDENCY_KIND_AFTEROK\x10\x02\x12\x1e\n" +
+	"\x1aDEPENDENCY_KIND_AFTERNOTOK\x10\x03\x12\x1c\n" +
+	"\x18DEPENDENCY_KIND_AFTERANY\x10\x04\x12\x1d\n" +
+	"\x19DEPENDENCY_KIND_SINGLETON\x10\x05B7Z5github.com/fettle-hpc/fettle/proto/fettle/v1;fettlev1b\x06proto3"
 
 var (
 	file_fettle_v1_job_proto_rawDescOnce sync.Once
@@ -1552,40 +2198,54 @@ func file_fettle_v1_job_proto_rawDescGZIP() []byte {
 	return file_fettle_v1_job_proto_rawDescData
 }
 
-var file_fettle_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_fettle_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_fettle_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_fettle_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_fettle_v1_job_proto_goTypes = []any{
 	(JobState)(0),          // 0: fettle.v1.JobState
 	(Reason)(0),            // 1: fettle.v1.Reason
 	(ExitClass)(0),         // 2: fettle.v1.ExitClass
-	(*KeyValue)(nil),       // 3: fettle.v1.KeyValue
-	(*GPURequest)(nil),     // 4: fettle.v1.GPURequest
-	(*JobSpec)(nil),        // 5: fettle.v1.JobSpec
-	(*Exit)(nil),           // 6: fettle.v1.Exit
-	(*NodeAllocation)(nil), // 7: fettle.v1.NodeAllocation
-	(*Attempt)(nil),        // 8: fettle.v1.Attempt
-	(*Progress)(nil),       // 9: fettle.v1.Progress
-	(*Job)(nil),            // 10: fettle.v1.Job
+	(DependencyKind)(0),    // 3: fettle.v1.DependencyKind
+	(*KeyValue)(nil),       // 4: fettle.v1.KeyValue
+	(*GPURequest)(nil),     // 5: fettle.v1.GPURequest
+	(*ArrayRange)(nil),     // 6: fettle.v1.ArrayRange
+	(*ArraySpec)(nil),      // 7: fettle.v1.ArraySpec
+	(*Dependency)(nil),     // 8: fettle.v1.Dependency
+	(*JobSpec)(nil),        // 9: fettle.v1.JobSpec
+	(*Exit)(nil),           // 10: fettle.v1.Exit
+	(*NodeAllocation)(nil), // 11: fettle.v1.NodeAllocation
+	(*Attempt)(nil),        // 12: fettle.v1.Attempt
+	(*ArrayCounts)(nil),    // 13: fettle.v1.ArrayCounts
+	(*Progress)(nil),       // 14: fettle.v1.Progress
+	(*Job)(nil),            // 15: fettle.v1.Job
 }
 var file_fettle_v1_job_proto_depIdxs = []int32{
-	4,  // 0: fettle.v1.JobSpec.gpus_per_node:type_name -> fettle.v1.GPURequest
-	3,  // 1: fettle.v1.JobSpec.env:type_name -> fettle.v1.KeyValue
-	3,  // 2: fettle.v1.JobSpec.set:type_name -> fettle.v1.KeyValue
-	2,  // 3: fettle.v1.Exit.class:type_name -> fettle.v1.ExitClass
-	6,  // 4: fettle.v1.NodeAllocation.exit:type_name -> fettle.v1.Exit
-	7,  // 5: fettle.v1.Attempt.nodes:type_name -> fettle.v1.NodeAllocation
-	0,  // 6: fettle.v1.Attempt.outcome:type_name -> fettle.v1.JobState
-	1,  // 7: fettle.v1.Attempt.reason:type_name -> fettle.v1.Reason
-	5,  // 8: fettle.v1.Job.spec:type_name -> fettle.v1.JobSpec
-	0,  // 9: fettle.v1.Job.state:type_name -> fettle.v1.JobState
-	1,  // 10: fettle.v1.Job.reason:type_name -> fettle.v1.Reason
-	8,  // 11: fettle.v1.Job.attempts:type_name -> fettle.v1.Attempt
-	9,  // 12: fettle.v1.Job.progress:type_name -> fettle.v1.Progress
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	6,  // 0: fettle.v1.ArraySpec.ranges:type_name -> fettle.v1.ArrayRange
+	3,  // 1: fettle.v1.Dependency.kind:type_name -> fettle.v1.DependencyKind
+	5,  // 2: fettle.v1.JobSpec.gpus_per_node:type_name -> fettle.v1.GPURequest
+	5,  // 3: fettle.v1.JobSpec.gpu_alternatives:type_name -> fettle.v1.GPURequest
+	5,  // 4: fettle.v1.JobSpec.gpus_total:type_name -> fettle.v1.GPURequest
+	4,  // 5: fettle.v1.JobSpec.env:type_name -> fettle.v1.KeyValue
+	4,  // 6: fettle.v1.JobSpec.set:type_name -> fettle.v1.KeyValue
+	7,  // 7: fettle.v1.JobSpec.array:type_name -> fettle.v1.ArraySpec
+	8,  // 8: fettle.v1.JobSpec.dependencies:type_name -> fettle.v1.Dependency
+	2,  // 9: fettle.v1.Exit.class:type_name -> fettle.v1.ExitClass
+	10, // 10: fettle.v1.NodeAllocation.exit:type_name -> fettle.v1.Exit
+	11, // 11: fettle.v1.Attempt.nodes:type_name -> fettle.v1.NodeAllocation
+	0,  // 12: fettle.v1.Attempt.outcome:type_name -> fettle.v1.JobState
+	1,  // 13: fettle.v1.Attempt.reason:type_name -> fettle.v1.Reason
+	9,  // 14: fettle.v1.Job.spec:type_name -> fettle.v1.JobSpec
+	0,  // 15: fettle.v1.Job.state:type_name -> fettle.v1.JobState
+	1,  // 16: fettle.v1.Job.reason:type_name -> fettle.v1.Reason
+	12, // 17: fettle.v1.Job.attempts:type_name -> fettle.v1.Attempt
+	14, // 18: fettle.v1.Job.progress:type_name -> fettle.v1.Progress
+	7,  // 19: fettle.v1.Job.array_left:type_name -> fettle.v1.ArraySpec
+	13, // 20: fettle.v1.Job.array_counts:type_name -> fettle.v1.ArrayCounts
+	8,  // 21: fettle.v1.Job.waiting_for:type_name -> fettle.v1.Dependency
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_fettle_v1_job_proto_init() }
@@ -1593,15 +2253,16 @@ func file_fettle_v1_job_proto_init() {
 	if File_fettle_v1_job_proto != nil {
 		return
 	}
-	file_fettle_v1_job_proto_msgTypes[2].OneofWrappers = []any{}
-	file_fettle_v1_job_proto_msgTypes[6].OneofWrappers = []any{}
+	file_fettle_v1_job_proto_msgTypes[4].OneofWrappers = []any{}
+	file_fettle_v1_job_proto_msgTypes[5].OneofWrappers = []any{}
+	file_fettle_v1_job_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fettle_v1_job_proto_rawDesc), len(file_fettle_v1_job_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   8,
+			NumEnums:      4,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -148,8 +148,10 @@ type GPU struct {
 	// Not detected but declared in the node's config.
 	Declared bool `protobuf:"varint,10,opt,name=declared,proto3" json:"declared,omitempty"`
 	// Not to be given to new attempts, with the reason.
-	Unhealthy     bool   `protobuf:"varint,11,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"`
-	HealthDetail  string `protobuf:"bytes,12,opt,name=health_detail,json=healthDetail,proto3" json:"health_detail,omitempty"`
+	Unhealthy    bool   `protobuf:"varint,11,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"`
+	HealthDetail string `protobuf:"bytes,12,opt,name=health_detail,json=healthDetail,proto3" json:"health_detail,omitempty"`
+	// Of an instance: the UUID of the GPU that it is cut from.
+	MigParent     string `protobuf:"bytes,13,opt,name=mig_parent,json=migParent,proto3" json:"mig_parent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -264,6 +266,13 @@ func (x *GPU) GetUnhealthy() bool {
 func (x *GPU) GetHealthDetail() string {
 	if x != nil {
 		return x.HealthDetail
+	}
+	return ""
+}
+
+func (x *GPU) GetMigParent() string {
+	if x != nil {
+		return x.MigParent
 	}
 	return ""
 }
@@ -486,7 +495,11 @@ type Inventory struct {
 	// Methods whose launcher is installed on the node.
 	Methods []string `protobuf:"bytes,7,rep,name=methods,proto3" json:"methods,omitempty"`
 	// Host name or address that other nodes of a gang reach it by.
-	Address       string `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`
+	// Words that constraints of jobs refer to.
+	Features []string `protobuf:"bytes,9,rep,name=features,proto3" json:"features,omitempty"`
+	// The switch that it hangs on; empty when not told.
+	SwitchName    string `protobuf:"bytes,10,opt,name=switch_name,json=switchName,proto3" json:"switch_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -573,6 +586,20 @@ func (x *Inventory) GetMethods() []string {
 func (x *Inventory) GetAddress() string {
 	if x != nil {
 		return x.Address
+	}
+	return ""
+}
+
+func (x *Inventory) GetFeatures() []string {
+	if x != nil {
+		return x.Features
+	}
+	return nil
+}
+
+func (x *Inventory) GetSwitchName() string {
+	if x != nil {
+		return x.SwitchName
 	}
 	return ""
 }
@@ -668,8 +695,10 @@ type Node struct {
 	// From the leader's memory, newest readings.
 	Readings      []*GPUReading `protobuf:"bytes,14,rep,name=readings,proto3" json:"readings,omitempty"`
 	LastContactMs int64         `protobuf:"varint,15,opt,name=last_contact_ms,json=lastContactMs,proto3" json:"last_contact_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// From the leader's memory: UUIDs of GPUs that processes use which are no job's.
+	GpusBusyOutside []string `protobuf:"bytes,16,rep,name=gpus_busy_outside,json=gpusBusyOutside,proto3" json:"gpus_busy_outside,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -807,11 +836,20 @@ func (x *Node) GetLastContactMs() int64 {
 	return 0
 }
 
+func (x *Node) GetGpusBusyOutside() []string {
+	if x != nil {
+		return x.GpusBusyOutside
+	}
+	return nil
+}
+
 type GPUHolder struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	JobId         uint64                 `protobuf:"varint,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	Attempt       uint32                 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Uuid    string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	JobId   uint64                 `protobuf:"varint,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Attempt uint32                 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Of the GPU's memory in MiB; 0 means the whole GPU. A shared one has several holders.
+	VramMib       int64 `protobuf:"varint,4,opt,name=vram_mib,json=vramMib,proto3" json:"vram_mib,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -863,6 +901,13 @@ func (x *GPUHolder) GetJobId() uint64 {
 func (x *GPUHolder) GetAttempt() uint32 {
 	if x != nil {
 		return x.Attempt
+	}
+	return 0
+}
+
+func (x *GPUHolder) GetVramMib() int64 {
+	if x != nil {
+		return x.VramMib
 	}
 	return 0
 }
@@ -2437,7 +2482,7 @@ var File_fettle_v1_node_proto protoreflect.FileDescriptor
 
 const file_fettle_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x14fettle/v1/node.proto\x12\tfettle.v1\x1a\x13fettle/v1/job.proto\"\xcd\x02\n" +
+	"\x14fettle/v1/node.proto\x12\tfettle.v1\x1a\x13fettle/v1/job.proto\"\xec\x02\n" +
 	"\x03GPU\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x12\n" +
 	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x12\n" +
@@ -2453,7 +2498,9 @@ const file_fettle_v1_node_proto_rawDesc = "" +
 	"\bdeclared\x18\n" +
 	" \x01(\bR\bdeclared\x12\x1c\n" +
 	"\tunhealthy\x18\v \x01(\bR\tunhealthy\x12#\n" +
-	"\rhealth_detail\x18\f \x01(\tR\fhealthDetail\"2\n" +
+	"\rhealth_detail\x18\f \x01(\tR\fhealthDetail\x12\x1d\n" +
+	"\n" +
+	"mig_parent\x18\r \x01(\tR\tmigParent\"2\n" +
 	"\x06NVLink\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\rR\x04peer\x12\x14\n" +
 	"\x05links\x18\x02 \x01(\rR\x05links\"\x94\x03\n" +
@@ -2477,7 +2524,7 @@ const file_fettle_v1_node_proto_rawDesc = "" +
 	"GPUProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x1d\n" +
 	"\n" +
-	"memory_mib\x18\x02 \x01(\x03R\tmemoryMib\"\xf4\x01\n" +
+	"memory_mib\x18\x02 \x01(\x03R\tmemoryMib\"\xb1\x02\n" +
 	"\tInventory\x12\x12\n" +
 	"\x04cpus\x18\x01 \x01(\rR\x04cpus\x12\x1d\n" +
 	"\n" +
@@ -2487,13 +2534,17 @@ const file_fettle_v1_node_proto_rawDesc = "" +
 	"\aversion\x18\x05 \x01(\tR\aversion\x12\x0e\n" +
 	"\x02os\x18\x06 \x01(\tR\x02os\x12\x18\n" +
 	"\amethods\x18\a \x03(\tR\amethods\x12\x18\n" +
-	"\aaddress\x18\b \x01(\tR\aaddress\"u\n" +
+	"\aaddress\x18\b \x01(\tR\aaddress\x12\x1a\n" +
+	"\bfeatures\x18\t \x03(\tR\bfeatures\x12\x1f\n" +
+	"\vswitch_name\x18\n" +
+	" \x01(\tR\n" +
+	"switchName\"u\n" +
 	"\tIsolation\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\tR\x05level\x12\x16\n" +
 	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\x12 \n" +
 	"\fruns_as_root\x18\x03 \x01(\bR\n" +
 	"runsAsRoot\x12\x18\n" +
-	"\amissing\x18\x04 \x03(\tR\amissing\"\xc6\x04\n" +
+	"\amissing\x18\x04 \x03(\tR\amissing\"\xf2\x04\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x14.fettle.v1.NodeStateR\x05state\x12\x18\n" +
@@ -2512,11 +2563,13 @@ const file_fettle_v1_node_proto_rawDesc = "" +
 	"\vgpu_holders\x18\r \x03(\v2\x14.fettle.v1.GPUHolderR\n" +
 	"gpuHolders\x121\n" +
 	"\breadings\x18\x0e \x03(\v2\x15.fettle.v1.GPUReadingR\breadings\x12&\n" +
-	"\x0flast_contact_ms\x18\x0f \x01(\x03R\rlastContactMs\"P\n" +
+	"\x0flast_contact_ms\x18\x0f \x01(\x03R\rlastContactMs\x12*\n" +
+	"\x11gpus_busy_outside\x18\x10 \x03(\tR\x0fgpusBusyOutside\"k\n" +
 	"\tGPUHolder\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\x04R\x05jobId\x12\x18\n" +
-	"\aattempt\x18\x03 \x01(\rR\aattempt\"S\n" +
+	"\aattempt\x18\x03 \x01(\rR\aattempt\x12\x19\n" +
+	"\bvram_mib\x18\x04 \x01(\x03R\avramMib\"S\n" +
 	"\n" +
 	"AttemptKey\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x18\n" +

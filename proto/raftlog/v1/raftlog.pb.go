@@ -53,6 +53,7 @@ type Entry struct {
 	//	*Entry_ServerChange
 	//	*Entry_SetPolicy
 	//	*Entry_Purge
+	//	*Entry_Expire
 	Op            isEntry_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -278,6 +279,15 @@ func (x *Entry) GetPurge() *PurgeJobs {
 	return nil
 }
 
+func (x *Entry) GetExpire() *ExpireJobs {
+	if x != nil {
+		if x, ok := x.Op.(*Entry_Expire); ok {
+			return x.Expire
+		}
+	}
+	return nil
+}
+
 type isEntry_Op interface {
 	isEntry_Op()
 }
@@ -354,6 +364,10 @@ type Entry_Purge struct {
 	Purge *PurgeJobs `protobuf:"bytes,44,opt,name=purge,proto3,oneof"`
 }
 
+type Entry_Expire struct {
+	Expire *ExpireJobs `protobuf:"bytes,50,opt,name=expire,proto3,oneof"`
+}
+
 func (*Entry_Submit) isEntry_Op() {}
 
 func (*Entry_Cancel) isEntry_Op() {}
@@ -389,6 +403,8 @@ func (*Entry_ServerChange) isEntry_Op() {}
 func (*Entry_SetPolicy) isEntry_Op() {}
 
 func (*Entry_Purge) isEntry_Op() {}
+
+func (*Entry_Expire) isEntry_Op() {}
 
 // Actor is who asked, as verified by the channel; never taken from a message field.
 type Actor struct {
@@ -515,6 +531,7 @@ func (x *SubmitJobs) GetJobs() []*v1.JobSubmission {
 type CancelJobs struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ids           []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	Elements      []*ArrayElement        `protobuf:"bytes,50,rep,name=elements,proto3" json:"elements,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -556,9 +573,17 @@ func (x *CancelJobs) GetIds() []uint64 {
 	return nil
 }
 
+func (x *CancelJobs) GetElements() []*ArrayElement {
+	if x != nil {
+		return x.Elements
+	}
+	return nil
+}
+
 type HoldJobs struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ids           []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	Elements      []*ArrayElement        `protobuf:"bytes,50,rep,name=elements,proto3" json:"elements,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -600,9 +625,17 @@ func (x *HoldJobs) GetIds() []uint64 {
 	return nil
 }
 
+func (x *HoldJobs) GetElements() []*ArrayElement {
+	if x != nil {
+		return x.Elements
+	}
+	return nil
+}
+
 type ReleaseJobs struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ids           []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	Elements      []*ArrayElement        `protobuf:"bytes,50,rep,name=elements,proto3" json:"elements,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -644,9 +677,17 @@ func (x *ReleaseJobs) GetIds() []uint64 {
 	return nil
 }
 
+func (x *ReleaseJobs) GetElements() []*ArrayElement {
+	if x != nil {
+		return x.Elements
+	}
+	return nil
+}
+
 type RequeueJobs struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ids           []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	Elements      []*ArrayElement        `protobuf:"bytes,50,rep,name=elements,proto3" json:"elements,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -688,6 +729,111 @@ func (x *RequeueJobs) GetIds() []uint64 {
 	return nil
 }
 
+func (x *RequeueJobs) GetElements() []*ArrayElement {
+	if x != nil {
+		return x.Elements
+	}
+	return nil
+}
+
+// ArrayElement names an element of an array, whether it has a row of its own or not.
+type ArrayElement struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JobId         uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Index         uint32                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArrayElement) Reset() {
+	*x = ArrayElement{}
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArrayElement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArrayElement) ProtoMessage() {}
+
+func (x *ArrayElement) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArrayElement.ProtoReflect.Descriptor instead.
+func (*ArrayElement) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ArrayElement) GetJobId() uint64 {
+	if x != nil {
+		return x.JobId
+	}
+	return 0
+}
+
+func (x *ArrayElement) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+// ExpireJobs ends waiting jobs whose deadline has passed, or has come too near for their time limit, at the entry's time.
+type ExpireJobs struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpireJobs) Reset() {
+	*x = ExpireJobs{}
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpireJobs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpireJobs) ProtoMessage() {}
+
+func (x *ExpireJobs) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpireJobs.ProtoReflect.Descriptor instead.
+func (*ExpireJobs) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ExpireJobs) GetIds() []uint64 {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
 // ApplyPlan is the outcome of one scheduling cycle. Each item stands alone and is checked again.
 type ApplyPlan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -700,7 +846,7 @@ type ApplyPlan struct {
 
 func (x *ApplyPlan) Reset() {
 	*x = ApplyPlan{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[7]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +858,7 @@ func (x *ApplyPlan) String() string {
 func (*ApplyPlan) ProtoMessage() {}
 
 func (x *ApplyPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[7]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +871,7 @@ func (x *ApplyPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyPlan.ProtoReflect.Descriptor instead.
 func (*ApplyPlan) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{7}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ApplyPlan) GetTerm() uint64 {
@@ -748,14 +894,16 @@ type Placement struct {
 	// The attempt to make: the job's attempts so far + 1.
 	Attempt uint32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// In rank order.
-	Nodes         []*v1.NodeAllocation `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Nodes []*v1.NodeAllocation `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// job_id is an array's own row: the element to start, which gets a row of its own.
+	ArrayIndex    *uint32 `protobuf:"varint,50,opt,name=array_index,json=arrayIndex,proto3,oneof" json:"array_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[8]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -767,7 +915,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[8]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -780,7 +928,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{8}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Placement) GetJobId() uint64 {
@@ -804,6 +952,13 @@ func (x *Placement) GetNodes() []*v1.NodeAllocation {
 	return nil
 }
 
+func (x *Placement) GetArrayIndex() uint32 {
+	if x != nil && x.ArrayIndex != nil {
+		return *x.ArrayIndex
+	}
+	return 0
+}
+
 type AttemptReports struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reports       []*v1.AttemptReport    `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
@@ -813,7 +968,7 @@ type AttemptReports struct {
 
 func (x *AttemptReports) Reset() {
 	*x = AttemptReports{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[9]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +980,7 @@ func (x *AttemptReports) String() string {
 func (*AttemptReports) ProtoMessage() {}
 
 func (x *AttemptReports) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[9]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +993,7 @@ func (x *AttemptReports) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptReports.ProtoReflect.Descriptor instead.
 func (*AttemptReports) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{9}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AttemptReports) GetReports() []*v1.AttemptReport {
@@ -862,7 +1017,7 @@ type NodeHello struct {
 
 func (x *NodeHello) Reset() {
 	*x = NodeHello{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[10]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +1029,7 @@ func (x *NodeHello) String() string {
 func (*NodeHello) ProtoMessage() {}
 
 func (x *NodeHello) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[10]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +1042,7 @@ func (x *NodeHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeHello.ProtoReflect.Descriptor instead.
 func (*NodeHello) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{10}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NodeHello) GetNode() string {
@@ -938,7 +1093,7 @@ type SetNodeState struct {
 
 func (x *SetNodeState) Reset() {
 	*x = SetNodeState{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[11]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1105,7 @@ func (x *SetNodeState) String() string {
 func (*SetNodeState) ProtoMessage() {}
 
 func (x *SetNodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[11]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1118,7 @@ func (x *SetNodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
 func (*SetNodeState) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{11}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SetNodeState) GetNode() string {
@@ -1005,7 +1160,7 @@ type NodeInventory struct {
 
 func (x *NodeInventory) Reset() {
 	*x = NodeInventory{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[12]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1172,7 @@ func (x *NodeInventory) String() string {
 func (*NodeInventory) ProtoMessage() {}
 
 func (x *NodeInventory) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[12]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1185,7 @@ func (x *NodeInventory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInventory.ProtoReflect.Descriptor instead.
 func (*NodeInventory) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{12}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NodeInventory) GetNode() string {
@@ -1066,7 +1221,7 @@ type FenceNode struct {
 
 func (x *FenceNode) Reset() {
 	*x = FenceNode{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[13]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1233,7 @@ func (x *FenceNode) String() string {
 func (*FenceNode) ProtoMessage() {}
 
 func (x *FenceNode) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[13]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1246,7 @@ func (x *FenceNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceNode.ProtoReflect.Descriptor instead.
 func (*FenceNode) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{13}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FenceNode) GetNode() string {
@@ -1120,7 +1275,7 @@ type NewTerm struct {
 
 func (x *NewTerm) Reset() {
 	*x = NewTerm{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[14]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1287,7 @@ func (x *NewTerm) String() string {
 func (*NewTerm) ProtoMessage() {}
 
 func (x *NewTerm) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[14]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1300,7 @@ func (x *NewTerm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewTerm.ProtoReflect.Descriptor instead.
 func (*NewTerm) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{14}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NewTerm) GetTerm() uint64 {
@@ -1186,7 +1341,7 @@ type HashCheckpoint struct {
 
 func (x *HashCheckpoint) Reset() {
 	*x = HashCheckpoint{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[15]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1353,7 @@ func (x *HashCheckpoint) String() string {
 func (*HashCheckpoint) ProtoMessage() {}
 
 func (x *HashCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[15]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1366,7 @@ func (x *HashCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashCheckpoint.ProtoReflect.Descriptor instead.
 func (*HashCheckpoint) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{15}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HashCheckpoint) GetIndex() uint64 {
@@ -1242,7 +1397,7 @@ type ServerChange struct {
 
 func (x *ServerChange) Reset() {
 	*x = ServerChange{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[16]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1409,7 @@ func (x *ServerChange) String() string {
 func (*ServerChange) ProtoMessage() {}
 
 func (x *ServerChange) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[16]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1422,7 @@ func (x *ServerChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerChange.ProtoReflect.Descriptor instead.
 func (*ServerChange) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{16}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ServerChange) GetServerId() string {
@@ -1314,7 +1469,7 @@ type PurgeJobs struct {
 
 func (x *PurgeJobs) Reset() {
 	*x = PurgeJobs{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[17]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1481,7 @@ func (x *PurgeJobs) String() string {
 func (*PurgeJobs) ProtoMessage() {}
 
 func (x *PurgeJobs) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[17]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1494,7 @@ func (x *PurgeJobs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeJobs.ProtoReflect.Descriptor instead.
 func (*PurgeJobs) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{17}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PurgeJobs) GetIds() []uint64 {
@@ -1362,7 +1517,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[18]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1529,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[18]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1542,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{18}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SnapshotHeader) GetVersion() uint32 {
@@ -1436,7 +1591,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[19]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1603,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[19]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1616,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{19}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -1594,7 +1749,7 @@ type SnapshotTrailer struct {
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[20]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1761,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[20]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1774,7 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{20}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SnapshotTrailer) GetRecords() uint64 {
@@ -1661,7 +1816,7 @@ type MetaRecord struct {
 
 func (x *MetaRecord) Reset() {
 	*x = MetaRecord{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[21]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +1828,7 @@ func (x *MetaRecord) String() string {
 func (*MetaRecord) ProtoMessage() {}
 
 func (x *MetaRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[21]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +1841,7 @@ func (x *MetaRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaRecord.ProtoReflect.Descriptor instead.
 func (*MetaRecord) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{21}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MetaRecord) GetIndex() uint64 {
@@ -1771,7 +1926,7 @@ type JobRecord struct {
 
 func (x *JobRecord) Reset() {
 	*x = JobRecord{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[22]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1938,7 @@ func (x *JobRecord) String() string {
 func (*JobRecord) ProtoMessage() {}
 
 func (x *JobRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[22]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1951,7 @@ func (x *JobRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobRecord.ProtoReflect.Descriptor instead.
 func (*JobRecord) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{22}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *JobRecord) GetJob() *v1.Job {
@@ -1857,7 +2012,7 @@ type NodeRecord struct {
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[23]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +2024,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[23]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +2037,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{23}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NodeRecord) GetNode() *v1.Node {
@@ -1913,7 +2068,7 @@ type RequestRecord struct {
 
 func (x *RequestRecord) Reset() {
 	*x = RequestRecord{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[24]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2080,7 @@ func (x *RequestRecord) String() string {
 func (*RequestRecord) ProtoMessage() {}
 
 func (x *RequestRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[24]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2093,7 @@ func (x *RequestRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestRecord.ProtoReflect.Descriptor instead.
 func (*RequestRecord) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{24}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RequestRecord) GetUid() uint32 {
@@ -2011,7 +2166,7 @@ type RequestResult struct {
 
 func (x *RequestResult) Reset() {
 	*x = RequestResult{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[25]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2178,7 @@ func (x *RequestResult) String() string {
 func (*RequestResult) ProtoMessage() {}
 
 func (x *RequestResult) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[25]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2191,7 @@ func (x *RequestResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestResult.ProtoReflect.Descriptor instead.
 func (*RequestResult) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{25}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RequestResult) GetOp() uint32 {
@@ -2074,7 +2229,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[26]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2241,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[26]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2254,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{26}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Refusal) GetJobId() uint64 {
@@ -2142,7 +2297,7 @@ var File_raftlog_v1_raftlog_proto protoreflect.FileDescriptor
 const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\n" +
 	"\x18raftlog/v1/raftlog.proto\x12\n" +
-	"raftlog.v1\x1a\x1afettle/v1/controller.proto\x1a\x13fettle/v1/job.proto\x1a\x14fettle/v1/node.proto\"\xdd\b\n" +
+	"raftlog.v1\x1a\x1afettle/v1/controller.proto\x1a\x13fettle/v1/job.proto\x1a\x14fettle/v1/node.proto\"\x8f\t\n" +
 	"\x05Entry\x12\x15\n" +
 	"\x06now_ms\x18\x01 \x01(\x03R\x05nowMs\x12\x1d\n" +
 	"\n" +
@@ -2172,7 +2327,8 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\rserver_change\x18* \x01(\v2\x18.raftlog.v1.ServerChangeH\x00R\fserverChange\x129\n" +
 	"\n" +
 	"set_policy\x18+ \x01(\v2\x18.fettle.v1.ClusterPolicyH\x00R\tsetPolicy\x12-\n" +
-	"\x05purge\x18, \x01(\v2\x15.raftlog.v1.PurgeJobsH\x00R\x05purgeB\x04\n" +
+	"\x05purge\x18, \x01(\v2\x15.raftlog.v1.PurgeJobsH\x00R\x05purge\x120\n" +
+	"\x06expire\x182 \x01(\v2\x16.raftlog.v1.ExpireJobsH\x00R\x06expireB\x04\n" +
 	"\x02op\"m\n" +
 	"\x05Actor\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x10\n" +
@@ -2182,25 +2338,38 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\x06system\x18\x05 \x01(\bR\x06system\":\n" +
 	"\n" +
 	"SubmitJobs\x12,\n" +
-	"\x04jobs\x18\x01 \x03(\v2\x18.fettle.v1.JobSubmissionR\x04jobs\"\x1e\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x18.fettle.v1.JobSubmissionR\x04jobs\"T\n" +
 	"\n" +
 	"CancelJobs\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\x04R\x03ids\"\x1c\n" +
+	"\x03ids\x18\x01 \x03(\x04R\x03ids\x124\n" +
+	"\belements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\belements\"R\n" +
 	"\bHoldJobs\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\x04R\x03ids\"\x1f\n" +
+	"\x03ids\x18\x01 \x03(\x04R\x03ids\x124\n" +
+	"\belements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\belements\"U\n" +
 	"\vReleaseJobs\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\x04R\x03ids\"\x1f\n" +
+	"\x03ids\x18\x01 \x03(\x04R\x03ids\x124\n" +
+	"\belements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\belements\"U\n" +
 	"\vRequeueJobs\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\x04R\x03ids\x124\n" +
+	"\belements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\belements\";\n" +
+	"\fArrayElement\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\rR\x05index\"\x1e\n" +
+	"\n" +
+	"ExpireJobs\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\x04R\x03ids\"V\n" +
 	"\tApplyPlan\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x125\n" +
 	"\n" +
 	"placements\x18\x02 \x03(\v2\x15.raftlog.v1.PlacementR\n" +
-	"placements\"m\n" +
+	"placements\"\xa3\x01\n" +
 	"\tPlacement\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12/\n" +
-	"\x05nodes\x18\x03 \x03(\v2\x19.fettle.v1.NodeAllocationR\x05nodes\"D\n" +
+	"\x05nodes\x18\x03 \x03(\v2\x19.fettle.v1.NodeAllocationR\x05nodes\x12$\n" +
+	"\varray_index\x182 \x01(\rH\x00R\n" +
+	"arrayIndex\x88\x01\x01B\x0e\n" +
+	"\f_array_index\"D\n" +
 	"\x0eAttemptReports\x122\n" +
 	"\areports\x18\x01 \x03(\v2\x18.fettle.v1.AttemptReportR\areports\"\xae\x01\n" +
 	"\tNodeHello\x12\x12\n" +
@@ -2318,7 +2487,7 @@ func file_raftlog_v1_raftlog_proto_rawDescGZIP() []byte {
 	return file_raftlog_v1_raftlog_proto_rawDescData
 }
 
-var file_raftlog_v1_raftlog_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_raftlog_v1_raftlog_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_raftlog_v1_raftlog_proto_goTypes = []any{
 	(*Entry)(nil),                // 0: raftlog.v1.Entry
 	(*Actor)(nil),                // 1: raftlog.v1.Actor
@@ -2327,37 +2496,39 @@ var file_raftlog_v1_raftlog_proto_goTypes = []any{
 	(*HoldJobs)(nil),             // 4: raftlog.v1.HoldJobs
 	(*ReleaseJobs)(nil),          // 5: raftlog.v1.ReleaseJobs
 	(*RequeueJobs)(nil),          // 6: raftlog.v1.RequeueJobs
-	(*ApplyPlan)(nil),            // 7: raftlog.v1.ApplyPlan
-	(*Placement)(nil),            // 8: raftlog.v1.Placement
-	(*AttemptReports)(nil),       // 9: raftlog.v1.AttemptReports
-	(*NodeHello)(nil),            // 10: raftlog.v1.NodeHello
-	(*SetNodeState)(nil),         // 11: raftlog.v1.SetNodeState
-	(*NodeInventory)(nil),        // 12: raftlog.v1.NodeInventory
-	(*FenceNode)(nil),            // 13: raftlog.v1.FenceNode
-	(*NewTerm)(nil),              // 14: raftlog.v1.NewTerm
-	(*HashCheckpoint)(nil),       // 15: raftlog.v1.HashCheckpoint
-	(*ServerChange)(nil),         // 16: raftlog.v1.ServerChange
-	(*PurgeJobs)(nil),            // 17: raftlog.v1.PurgeJobs
-	(*SnapshotHeader)(nil),       // 18: raftlog.v1.SnapshotHeader
-	(*SnapshotRecord)(nil),       // 19: raftlog.v1.SnapshotRecord
-	(*SnapshotTrailer)(nil),      // 20: raftlog.v1.SnapshotTrailer
-	(*MetaRecord)(nil),           // 21: raftlog.v1.MetaRecord
-	(*JobRecord)(nil),            // 22: raftlog.v1.JobRecord
-	(*NodeRecord)(nil),           // 23: raftlog.v1.NodeRecord
-	(*RequestRecord)(nil),        // 24: raftlog.v1.RequestRecord
-	(*RequestResult)(nil),        // 25: raftlog.v1.RequestResult
-	(*Refusal)(nil),              // 26: raftlog.v1.Refusal
-	(*v1.UpdateJobRequest)(nil),  // 27: fettle.v1.UpdateJobRequest
-	(*v1.UpdateNodeRequest)(nil), // 28: fettle.v1.UpdateNodeRequest
-	(*v1.ClusterPolicy)(nil),     // 29: fettle.v1.ClusterPolicy
-	(*v1.JobSubmission)(nil),     // 30: fettle.v1.JobSubmission
-	(*v1.NodeAllocation)(nil),    // 31: fettle.v1.NodeAllocation
-	(*v1.AttemptReport)(nil),     // 32: fettle.v1.AttemptReport
-	(*v1.Inventory)(nil),         // 33: fettle.v1.Inventory
-	(v1.NodeState)(0),            // 34: fettle.v1.NodeState
-	(*v1.Job)(nil),               // 35: fettle.v1.Job
-	(v1.Reason)(0),               // 36: fettle.v1.Reason
-	(*v1.Node)(nil),              // 37: fettle.v1.Node
+	(*ArrayElement)(nil),         // 7: raftlog.v1.ArrayElement
+	(*ExpireJobs)(nil),           // 8: raftlog.v1.ExpireJobs
+	(*ApplyPlan)(nil),            // 9: raftlog.v1.ApplyPlan
+	(*Placement)(nil),            // 10: raftlog.v1.Placement
+	(*AttemptReports)(nil),       // 11: raftlog.v1.AttemptReports
+	(*NodeHello)(nil),            // 12: raftlog.v1.NodeHello
+	(*SetNodeState)(nil),         // 13: raftlog.v1.SetNodeState
+	(*NodeInventory)(nil),        // 14: raftlog.v1.NodeInventory
+	(*FenceNode)(nil),            // 15: raftlog.v1.FenceNode
+	(*NewTerm)(nil),              // 16: raftlog.v1.NewTerm
+	(*HashCheckpoint)(nil),       // 17: raftlog.v1.HashCheckpoint
+	(*ServerChange)(nil),         // 18: raftlog.v1.ServerChange
+	(*PurgeJobs)(nil),            // 19: raftlog.v1.PurgeJobs
+	(*SnapshotHeader)(nil),       // 20: raftlog.v1.SnapshotHeader
+	(*SnapshotRecord)(nil),       // 21: raftlog.v1.SnapshotRecord
+	(*SnapshotTrailer)(nil),      // 22: raftlog.v1.SnapshotTrailer
+	(*MetaRecord)(nil),           // 23: raftlog.v1.MetaRecord
+	(*JobRecord)(nil),            // 24: raftlog.v1.JobRecord
+	(*NodeRecord)(nil),           // 25: raftlog.v1.NodeRecord
+	(*RequestRecord)(nil),        // 26: raftlog.v1.RequestRecord
+	(*RequestResult)(nil),        // 27: raftlog.v1.RequestResult
+	(*Refusal)(nil),              // 28: raftlog.v1.Refusal
+	(*v1.UpdateJobRequest)(nil),  // 29: fettle.v1.UpdateJobRequest
+	(*v1.UpdateNodeRequest)(nil), // 30: fettle.v1.UpdateNodeRequest
+	(*v1.ClusterPolicy)(nil),     // 31: fettle.v1.ClusterPolicy
+	(*v1.JobSubmission)(nil),     // 32: fettle.v1.JobSubmission
+	(*v1.NodeAllocation)(nil),    // 33: fettle.v1.NodeAllocation
+	(*v1.AttemptReport)(nil),     // 34: fettle.v1.AttemptReport
+	(*v1.Inventory)(nil),         // 35: fettle.v1.Inventory
+	(v1.NodeState)(0),            // 36: fettle.v1.NodeState
+	(*v1.Job)(nil),               // 37: fettle.v1.Job
+	(v1.Reason)(0),               // 38: fettle.v1.Reason
+	(*v1.Node)(nil),              // 39: fettle.v1.Node
 }
 var file_raftlog_v1_raftlog_proto_depIdxs = []int32{
 	1,  // 0: raftlog.v1.Entry.actor:type_name -> raftlog.v1.Actor
@@ -2366,43 +2537,48 @@ var file_raftlog_v1_raftlog_proto_depIdxs = []int32{
 	4,  // 3: raftlog.v1.Entry.hold:type_name -> raftlog.v1.HoldJobs
 	5,  // 4: raftlog.v1.Entry.release:type_name -> raftlog.v1.ReleaseJobs
 	6,  // 5: raftlog.v1.Entry.requeue:type_name -> raftlog.v1.RequeueJobs
-	27, // 6: raftlog.v1.Entry.update_job:type_name -> fettle.v1.UpdateJobRequest
-	7,  // 7: raftlog.v1.Entry.plan:type_name -> raftlog.v1.ApplyPlan
-	9,  // 8: raftlog.v1.Entry.reports:type_name -> raftlog.v1.AttemptReports
-	10, // 9: raftlog.v1.Entry.node_hello:type_name -> raftlog.v1.NodeHello
-	11, // 10: raftlog.v1.Entry.node_state:type_name -> raftlog.v1.SetNodeState
-	12, // 11: raftlog.v1.Entry.node_inventory:type_name -> raftlog.v1.NodeInventory
-	28, // 12: raftlog.v1.Entry.update_node:type_name -> fettle.v1.UpdateNodeRequest
-	13, // 13: raftlog.v1.Entry.fence_node:type_name -> raftlog.v1.FenceNode
-	14, // 14: raftlog.v1.Entry.new_term:type_name -> raftlog.v1.NewTerm
-	15, // 15: raftlog.v1.Entry.hash_checkpoint:type_name -> raftlog.v1.HashCheckpoint
-	16, // 16: raftlog.v1.Entry.server_change:type_name -> raftlog.v1.ServerChange
-	29, // 17: raftlog.v1.Entry.set_policy:type_name -> fettle.v1.ClusterPolicy
-	17, // 18: raftlog.v1.Entry.purge:type_name -> raftlog.v1.PurgeJobs
-	30, // 19: raftlog.v1.SubmitJobs.jobs:type_name -> fettle.v1.JobSubmission
-	8,  // 20: raftlog.v1.ApplyPlan.placements:type_name -> raftlog.v1.Placement
-	31, // 21: raftlog.v1.Placement.nodes:type_name -> fettle.v1.NodeAllocation
-	32, // 22: raftlog.v1.AttemptReports.reports:type_name -> fettle.v1.AttemptReport
-	33, // 23: raftlog.v1.NodeHello.inventory:type_name -> fettle.v1.Inventory
-	34, // 24: raftlog.v1.SetNodeState.state:type_name -> fettle.v1.NodeState
-	33, // 25: raftlog.v1.NodeInventory.inventory:type_name -> fettle.v1.Inventory
-	18, // 26: raftlog.v1.SnapshotRecord.header:type_name -> raftlog.v1.SnapshotHeader
-	21, // 27: raftlog.v1.SnapshotRecord.meta:type_name -> raftlog.v1.MetaRecord
-	22, // 28: raftlog.v1.SnapshotRecord.job:type_name -> raftlog.v1.JobRecord
-	23, // 29: raftlog.v1.SnapshotRecord.node:type_name -> raftlog.v1.NodeRecord
-	24, // 30: raftlog.v1.SnapshotRecord.request:type_name -> raftlog.v1.RequestRecord
-	16, // 31: raftlog.v1.SnapshotRecord.server:type_name -> raftlog.v1.ServerChange
-	20, // 32: raftlog.v1.SnapshotRecord.trailer:type_name -> raftlog.v1.SnapshotTrailer
-	29, // 33: raftlog.v1.MetaRecord.policy:type_name -> fettle.v1.ClusterPolicy
-	35, // 34: raftlog.v1.JobRecord.job:type_name -> fettle.v1.Job
-	36, // 35: raftlog.v1.JobRecord.end_reason:type_name -> fettle.v1.Reason
-	37, // 36: raftlog.v1.NodeRecord.node:type_name -> fettle.v1.Node
-	26, // 37: raftlog.v1.RequestResult.refused:type_name -> raftlog.v1.Refusal
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	29, // 6: raftlog.v1.Entry.update_job:type_name -> fettle.v1.UpdateJobRequest
+	9,  // 7: raftlog.v1.Entry.plan:type_name -> raftlog.v1.ApplyPlan
+	11, // 8: raftlog.v1.Entry.reports:type_name -> raftlog.v1.AttemptReports
+	12, // 9: raftlog.v1.Entry.node_hello:type_name -> raftlog.v1.NodeHello
+	13, // 10: raftlog.v1.Entry.node_state:type_name -> raftlog.v1.SetNodeState
+	14, // 11: raftlog.v1.Entry.node_inventory:type_name -> raftlog.v1.NodeInventory
+	30, // 12: raftlog.v1.Entry.update_node:type_name -> fettle.v1.UpdateNodeRequest
+	15, // 13: raftlog.v1.Entry.fence_node:type_name -> raftlog.v1.FenceNode
+	16, // 14: raftlog.v1.Entry.new_term:type_name -> raftlog.v1.NewTerm
+	17, // 15: raftlog.v1.Entry.hash_checkpoint:type_name -> raftlog.v1.HashCheckpoint
+	18, // 16: raftlog.v1.Entry.server_change:type_name -> raftlog.v1.ServerChange
+	31, // 17: raftlog.v1.Entry.set_policy:type_name -> fettle.v1.ClusterPolicy
+	19, // 18: raftlog.v1.Entry.purge:type_name -> raftlog.v1.PurgeJobs
+	8,  // 19: raftlog.v1.Entry.expire:type_name -> raftlog.v1.ExpireJobs
+	32, // 20: raftlog.v1.SubmitJobs.jobs:type_name -> fettle.v1.JobSubmission
+	7,  // 21: raftlog.v1.CancelJobs.elements:type_name -> raftlog.v1.ArrayElement
+	7,  // 22: raftlog.v1.HoldJobs.elements:type_name -> raftlog.v1.ArrayElement
+	7,  // 23: raftlog.v1.ReleaseJobs.elements:type_name -> raftlog.v1.ArrayElement
+	7,  // 24: raftlog.v1.RequeueJobs.elements:type_name -> raftlog.v1.ArrayElement
+	10, // 25: raftlog.v1.ApplyPlan.placements:type_name -> raftlog.v1.Placement
+	33, // 26: raftlog.v1.Placement.nodes:type_name -> fettle.v1.NodeAllocation
+	34, // 27: raftlog.v1.AttemptReports.reports:type_name -> fettle.v1.AttemptReport
+	35, // 28: raftlog.v1.NodeHello.inventory:type_name -> fettle.v1.Inventory
+	36, // 29: raftlog.v1.SetNodeState.state:type_name -> fettle.v1.NodeState
+	35, // 30: raftlog.v1.NodeInventory.inventory:type_name -> fettle.v1.Inventory
+	20, // 31: raftlog.v1.SnapshotRecord.header:type_name -> raftlog.v1.SnapshotHeader
+	23, // 32: raftlog.v1.SnapshotRecord.meta:type_name -> raftlog.v1.MetaRecord
+	24, // 33: raftlog.v1.SnapshotRecord.job:type_name -> raftlog.v1.JobRecord
+	25, // 34: raftlog.v1.SnapshotRecord.node:type_name -> raftlog.v1.NodeRecord
+	26, // 35: raftlog.v1.SnapshotRecord.request:type_name -> raftlog.v1.RequestRecord
+	18, // 36: raftlog.v1.SnapshotRecord.server:type_name -> raftlog.v1.ServerChange
+	22, // 37: raftlog.v1.SnapshotRecord.trailer:type_name -> raftlog.v1.SnapshotTrailer
+	31, // 38: raftlog.v1.MetaRecord.policy:type_name -> fettle.v1.ClusterPolicy
+	37, // 39: raftlog.v1.JobRecord.job:type_name -> fettle.v1.Job
+	38, // 40: raftlog.v1.JobRecord.end_reason:type_name -> fettle.v1.Reason
+	39, // 41: raftlog.v1.NodeRecord.node:type_name -> fettle.v1.Node
+	28, // 42: raftlog.v1.RequestResult.refused:type_name -> raftlog.v1.Refusal
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_raftlog_proto_init() }
@@ -2429,8 +2605,10 @@ func file_raftlog_v1_raftlog_proto_init() {
 		(*Entry_ServerChange)(nil),
 		(*Entry_SetPolicy)(nil),
 		(*Entry_Purge)(nil),
+		(*Entry_Expire)(nil),
 	}
-	file_raftlog_v1_raftlog_proto_msgTypes[19].OneofWrappers = []any{
+	file_raftlog_v1_raftlog_proto_msgTypes[10].OneofWrappers = []any{}
+	file_raftlog_v1_raftlog_proto_msgTypes[21].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Meta)(nil),
 		(*SnapshotRecord_Job)(nil),
@@ -2445,7 +2623,7 @@ func file_raftlog_v1_raftlog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlog_v1_raftlog_proto_rawDesc), len(file_raftlog_v1_raftlog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
