@@ -33,3 +33,22 @@ func Clean(exit *fettlev1.Exit) bool {
 	}
 	return false
 }
+
+// HasExitStatus reports whether an ended job's exit code is that of a process: false for one that was cancelled while it
+// waited, or whose last attempt never ran or was lost with its node. Its exit code then says only how waiting for it ends.
+func HasExitStatus(j *fettlev1.Job) bool {
+	n := len(j.GetAttempts())
+	if n == 0 || !Terminal(j.GetState()) {
+		return false
+	}
+	last := j.GetAttempts()[n-1]
+	if last.GetOutcome() != j.GetState() || last.GetReason() == fettlev1.Reason_REASON_REQUEUED_BY_USER {
+		return false
+	}
+	for _, p := range last.GetNodes() {
+		if e := p.GetExit(); e != nil && !e.GetNeverStarted() && !e.GetNodeLost() {
+			return true
+		}
+	}
+	return false
+}
