@@ -197,6 +197,7 @@ func (s *Server) row(ctx context.Context, j *state.Job, full bool) *fettlev1.Job
 func rowAt(j *state.Job, full bool, know *leaderView, nowMS int64) *fettlev1.Job {
 	p := j.Proto(full)
 	know.show(p, j, nowMS)
+	showEnds(p)
 	return p
 }
 

@@ -22,7 +22,8 @@ type Job struct {
 	// Detail is one line for people beside Reason.
 	Detail string
 
-	// Unix milliseconds of the log's clock. StartMS is the newest attempt's start, EndMS the job's end.
+	// Unix milliseconds of the log's clock. StartMS is the newest attempt's start, EndMS the job's end, when the log heard of
+	// them. Rows that are shown have the true end when the report was late.
 	SubmitMS, EligibleMS, StartMS, EndMS int64
 	// RetryAtMS is when a retry may start at the earliest; 0: at once.
 	RetryAtMS int64
