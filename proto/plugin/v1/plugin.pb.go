@@ -29,6 +29,7 @@ const (
 	PluginKind_PLUGIN_KIND_UNSPECIFIED PluginKind = 0
 	PluginKind_PLUGIN_KIND_SCHEDULING  PluginKind = 1
 	PluginKind_PLUGIN_KIND_LAUNCHER    PluginKind = 3
+	PluginKind_PLUGIN_KIND_PREEMPTION  PluginKind = 4
 )
 
 // Enum value maps for PluginKind.
@@ -37,11 +38,13 @@ var (
 		0: "PLUGIN_KIND_UNSPECIFIED",
 		1: "PLUGIN_KIND_SCHEDULING",
 		3: "PLUGIN_KIND_LAUNCHER",
+		4: "PLUGIN_KIND_PREEMPTION",
 	}
 	PluginKind_value = map[string]int32{
 		"PLUGIN_KIND_UNSPECIFIED": 0,
 		"PLUGIN_KIND_SCHEDULING":  1,
 		"PLUGIN_KIND_LAUNCHER":    3,
+		"PLUGIN_KIND_PREEMPTION":  4,
 	}
 )
 
@@ -284,12 +287,13 @@ const file_plugin_v1_plugin_proto_rawDesc = "" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x13\n" +
-	"\x11ConfigureResponse*e\n" +
+	"\x11ConfigureResponse*\x81\x01\n" +
 	"\n" +
 	"PluginKind\x12\x1b\n" +
 	"\x17PLUGIN_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16PLUGIN_KIND_SCHEDULING\x10\x01\x12\x18\n" +
-	"\x14PLUGIN_KIND_LAUNCHER\x10\x03\"\x04\b\x02\x10\x022\x90\x01\n" +
+	"\x14PLUGIN_KIND_LAUNCHER\x10\x03\x12\x1a\n" +
+	"\x16PLUGIN_KIND_PREEMPTION\x10\x04\"\x04\b\x02\x10\x022\x90\x01\n" +
 	"\rPluginService\x127\n" +
 	"\x04Info\x12\x16.plugin.v1.InfoRequest\x1a\x17.plugin.v1.InfoResponse\x12F\n" +
 	"\tConfigure\x12\x1b.plugin.v1.ConfigureRequest\x1a\x1c.plugin.v1.ConfigureResponseB7Z5github.com/fettle-hpc/fettle/proto/plugin/v1;pluginv1b\x06proto3"

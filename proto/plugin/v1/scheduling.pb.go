@@ -23,8 +23,10 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ScoreRequest is a full snapshot of the waiting jobs (base_generation 0) or what changed since one.
-// Columns have one element a job; all columns that are present have the length of job_id.
+// ScoreRequest is a full snapshot of the waiting jobs (base_generation 0) or what changed since one. Where preemption
+// compares running jobs with waiting ones, those are in it too.
+// Columns have one element a job; all columns that are present have the length of job_id. A column that would hold
+// nothing but zeros may be left out, other than job_id, priority, eligible_ms, size, time_limit_s, user and project.
 type ScoreRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Generation uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
@@ -36,7 +38,7 @@ type ScoreRequest struct {
 	JobId []uint64 `protobuf:"varint,10,rep,packed,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	// 1 (most urgent) to 10.
 	Priority []uint32 `protobuf:"varint,11,rep,packed,name=priority,proto3" json:"priority,omitempty"`
-	// Unix milliseconds at which the job became eligible.
+	// Unix milliseconds at which the job became eligible. A job that was preempted or failed keeps its first one.
 	EligibleMs []int64 `protobuf:"varint,12,rep,packed,name=eligible_ms,json=eligibleMs,proto3" json:"eligible_ms,omitempty"`
 	// GPUs in all; a job without GPUs counts its CPUs / 8, at least 1.
 	Size []uint32 `protobuf:"varint,13,rep,packed,name=size,proto3" json:"size,omitempty"`
@@ -45,10 +47,23 @@ type ScoreRequest struct {
 	// Index into users and projects.
 	User    []uint32 `protobuf:"varint,15,rep,packed,name=user,proto3" json:"user,omitempty"`
 	Project []uint32 `protobuf:"varint,16,rep,packed,name=project,proto3" json:"project,omitempty"`
-	// Jobs of the base that no longer wait.
-	RemovedJobId  []uint64 `protobuf:"varint,20,rep,packed,name=removed_job_id,json=removedJobId,proto3" json:"removed_job_id,omitempty"`
-	Users         []string `protobuf:"bytes,30,rep,name=users,proto3" json:"users,omitempty"`
-	Projects      []string `protobuf:"bytes,31,rep,name=projects,proto3" json:"projects,omitempty"`
+	// Seconds that the whole job takes, as its launcher or the history predicts; 0 when unknown.
+	EstimateS []int64 `protobuf:"varint,17,rep,packed,name=estimate_s,json=estimateS,proto3" json:"estimate_s,omitempty"`
+	// Seconds that are left, as the job's own progress says; 0 when unknown.
+	RemainingS []int64 `protobuf:"varint,18,rep,packed,name=remaining_s,json=remainingS,proto3" json:"remaining_s,omitempty"`
+	// Seconds that it has run so far, without the work that was lost.
+	RunS []int64 `protobuf:"varint,19,rep,packed,name=run_s,json=runS,proto3" json:"run_s,omitempty"`
+	// Jobs of the base that are no longer compared.
+	RemovedJobId []uint64 `protobuf:"varint,20,rep,packed,name=removed_job_id,json=removedJobId,proto3" json:"removed_job_id,omitempty"`
+	// Index into partitions and accounts.
+	Partition []uint32 `protobuf:"varint,21,rep,packed,name=partition,proto3" json:"partition,omitempty"`
+	Account   []uint32 `protobuf:"varint,22,rep,packed,name=account,proto3" json:"account,omitempty"`
+	// The job runs.
+	Running       []bool     `protobuf:"varint,23,rep,packed,name=running,proto3" json:"running,omitempty"`
+	Users         []string   `protobuf:"bytes,30,rep,name=users,proto3" json:"users,omitempty"`
+	Projects      []string   `protobuf:"bytes,31,rep,name=projects,proto3" json:"projects,omitempty"`
+	Partitions    []string   `protobuf:"bytes,32,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	Accounts      []*Account `protobuf:"bytes,33,rep,name=accounts,proto3" json:"accounts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -153,9 +168,51 @@ func (x *ScoreRequest) GetProject() []uint32 {
 	return nil
 }
 
+func (x *ScoreRequest) GetEstimateS() []int64 {
+	if x != nil {
+		return x.EstimateS
+	}
+	return nil
+}
+
+func (x *ScoreRequest) GetRemainingS() []int64 {
+	if x != nil {
+		return x.RemainingS
+	}
+	return nil
+}
+
+func (x *ScoreRequest) GetRunS() []int64 {
+	if x != nil {
+		return x.RunS
+	}
+	return nil
+}
+
 func (x *ScoreRequest) GetRemovedJobId() []uint64 {
 	if x != nil {
 		return x.RemovedJobId
+	}
+	return nil
+}
+
+func (x *ScoreRequest) GetPartition() []uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return nil
+}
+
+func (x *ScoreRequest) GetAccount() []uint32 {
+	if x != nil {
+		return x.Account
+	}
+	return nil
+}
+
+func (x *ScoreRequest) GetRunning() []bool {
+	if x != nil {
+		return x.Running
 	}
 	return nil
 }
@@ -174,6 +231,130 @@ func (x *ScoreRequest) GetProjects() []string {
 	return nil
 }
 
+func (x *ScoreRequest) GetPartitions() []string {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *ScoreRequest) GetAccounts() []*Account {
+	if x != nil {
+		return x.Accounts
+	}
+	return nil
+}
+
+// Account is a user in a project, as fair share sees the two.
+type Account struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From the topmost project down to the user in its project. An account without levels has used nothing.
+	Levels        []*ShareLevel `protobuf:"bytes,1,rep,name=levels,proto3" json:"levels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Account) Reset() {
+	*x = Account{}
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Account) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Account) ProtoMessage() {}
+
+func (x *Account) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Account.ProtoReflect.Descriptor instead.
+func (*Account) Descriptor() ([]byte, []int) {
+	return file_plugin_v1_scheduling_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Account) GetLevels() []*ShareLevel {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
+// ShareLevel is one step of an account's path, among its siblings. Both parts are fixed point: 1048576 (2^20) is all.
+type ShareLevel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The project or user.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its part of what all siblings have used, decayed.
+	Usage uint32 `protobuf:"varint,2,opt,name=usage,proto3" json:"usage,omitempty"`
+	// Its part of what all siblings are to have, at least 1.
+	Share         uint32 `protobuf:"varint,3,opt,name=share,proto3" json:"share,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareLevel) Reset() {
+	*x = ShareLevel{}
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareLevel) ProtoMessage() {}
+
+func (x *ShareLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareLevel.ProtoReflect.Descriptor instead.
+func (*ShareLevel) Descriptor() ([]byte, []int) {
+	return file_plugin_v1_scheduling_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ShareLevel) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ShareLevel) GetUsage() uint32 {
+	if x != nil {
+		return x.Usage
+	}
+	return 0
+}
+
+func (x *ShareLevel) GetShare() uint32 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
 // ScoreResponse gives each job of the request, in its order, a virtual submit time in fixed point:
 // milliseconds, lower is earlier. Scores of jobs that a delta does not name stay as they were.
 type ScoreResponse struct {
@@ -189,7 +370,7 @@ type ScoreResponse struct {
 
 func (x *ScoreResponse) Reset() {
 	*x = ScoreResponse{}
-	mi := &file_plugin_v1_scheduling_proto_msgTypes[1]
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -201,7 +382,7 @@ func (x *ScoreResponse) String() string {
 func (*ScoreResponse) ProtoMessage() {}
 
 func (x *ScoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_v1_scheduling_proto_msgTypes[1]
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -214,7 +395,7 @@ func (x *ScoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScoreResponse.ProtoReflect.Descriptor instead.
 func (*ScoreResponse) Descriptor() ([]byte, []int) {
-	return file_plugin_v1_scheduling_proto_rawDescGZIP(), []int{1}
+	return file_plugin_v1_scheduling_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ScoreResponse) GetGeneration() uint64 {
@@ -238,11 +419,235 @@ func (x *ScoreResponse) GetNeedFull() bool {
 	return false
 }
 
+type ExplainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The jobs, at most 1,000, as in a full snapshot. They are to be scored by themselves and not remembered; generations are 0.
+	Jobs          *ScoreRequest `protobuf:"bytes,1,opt,name=jobs,proto3" json:"jobs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_plugin_v1_scheduling_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ExplainRequest) GetJobs() *ScoreRequest {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+type ExplainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each job of the request, in its order.
+	Jobs []*Explanation `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	// A job that became eligible more than this after another is ordered behind it, in milliseconds; 0 when the policy
+	// promises no such bound.
+	BoundMs       int64 `protobuf:"varint,2,opt,name=bound_ms,json=boundMs,proto3" json:"bound_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_plugin_v1_scheduling_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ExplainResponse) GetJobs() []*Explanation {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetBoundMs() int64 {
+	if x != nil {
+		return x.BoundMs
+	}
+	return 0
+}
+
+type Explanation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	JobId uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Score int64                  `protobuf:"varint,2,opt,name=score,proto3" json:"score,omitempty"`
+	// What the score is the sum of, at most 32.
+	Terms         []*ScoreTerm `protobuf:"bytes,3,rep,name=terms,proto3" json:"terms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explanation) Reset() {
+	*x = Explanation{}
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explanation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explanation) ProtoMessage() {}
+
+func (x *Explanation) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
+func (*Explanation) Descriptor() ([]byte, []int) {
+	return file_plugin_v1_scheduling_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Explanation) GetJobId() uint64 {
+	if x != nil {
+		return x.JobId
+	}
+	return 0
+}
+
+func (x *Explanation) GetScore() int64 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *Explanation) GetTerms() []*ScoreTerm {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
+type ScoreTerm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// E.g. "priority".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Milliseconds; negative is earlier. The first term is usually a time, the others shift it.
+	Ms int64 `protobuf:"varint,2,opt,name=ms,proto3" json:"ms,omitempty"`
+	// What it was computed from, for people: "priority 3, 2h a level".
+	Inputs        string `protobuf:"bytes,3,opt,name=inputs,proto3" json:"inputs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScoreTerm) Reset() {
+	*x = ScoreTerm{}
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScoreTerm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScoreTerm) ProtoMessage() {}
+
+func (x *ScoreTerm) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_v1_scheduling_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScoreTerm.ProtoReflect.Descriptor instead.
+func (*ScoreTerm) Descriptor() ([]byte, []int) {
+	return file_plugin_v1_scheduling_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ScoreTerm) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ScoreTerm) GetMs() int64 {
+	if x != nil {
+		return x.Ms
+	}
+	return 0
+}
+
+func (x *ScoreTerm) GetInputs() string {
+	if x != nil {
+		return x.Inputs
+	}
+	return ""
+}
+
 var File_plugin_v1_scheduling_proto protoreflect.FileDescriptor
 
 const file_plugin_v1_scheduling_proto_rawDesc = "" +
 	"\n" +
-	"\x1aplugin/v1/scheduling.proto\x12\tplugin.v1\"\xfe\x02\n" +
+	"\x1aplugin/v1/scheduling.proto\x12\tplugin.v1\"\xf5\x04\n" +
 	"\fScoreRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -258,18 +663,51 @@ const file_plugin_v1_scheduling_proto_rawDesc = "" +
 	"\ftime_limit_s\x18\x0e \x03(\x03R\n" +
 	"timeLimitS\x12\x12\n" +
 	"\x04user\x18\x0f \x03(\rR\x04user\x12\x18\n" +
-	"\aproject\x18\x10 \x03(\rR\aproject\x12$\n" +
-	"\x0eremoved_job_id\x18\x14 \x03(\x04R\fremovedJobId\x12\x14\n" +
+	"\aproject\x18\x10 \x03(\rR\aproject\x12\x1d\n" +
+	"\n" +
+	"estimate_s\x18\x11 \x03(\x03R\testimateS\x12\x1f\n" +
+	"\vremaining_s\x18\x12 \x03(\x03R\n" +
+	"remainingS\x12\x13\n" +
+	"\x05run_s\x18\x13 \x03(\x03R\x04runS\x12$\n" +
+	"\x0eremoved_job_id\x18\x14 \x03(\x04R\fremovedJobId\x12\x1c\n" +
+	"\tpartition\x18\x15 \x03(\rR\tpartition\x12\x18\n" +
+	"\aaccount\x18\x16 \x03(\rR\aaccount\x12\x18\n" +
+	"\arunning\x18\x17 \x03(\bR\arunning\x12\x14\n" +
 	"\x05users\x18\x1e \x03(\tR\x05users\x12\x1a\n" +
-	"\bprojects\x18\x1f \x03(\tR\bprojects\"b\n" +
+	"\bprojects\x18\x1f \x03(\tR\bprojects\x12\x1e\n" +
+	"\n" +
+	"partitions\x18  \x03(\tR\n" +
+	"partitions\x12.\n" +
+	"\baccounts\x18! \x03(\v2\x12.plugin.v1.AccountR\baccounts\"8\n" +
+	"\aAccount\x12-\n" +
+	"\x06levels\x18\x01 \x03(\v2\x15.plugin.v1.ShareLevelR\x06levels\"L\n" +
+	"\n" +
+	"ShareLevel\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05usage\x18\x02 \x01(\rR\x05usage\x12\x14\n" +
+	"\x05share\x18\x03 \x01(\rR\x05share\"b\n" +
 	"\rScoreResponse\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x14\n" +
 	"\x05score\x18\x02 \x03(\x03R\x05score\x12\x1b\n" +
-	"\tneed_full\x18\x03 \x01(\bR\bneedFull2U\n" +
+	"\tneed_full\x18\x03 \x01(\bR\bneedFull\"=\n" +
+	"\x0eExplainRequest\x12+\n" +
+	"\x04jobs\x18\x01 \x01(\v2\x17.plugin.v1.ScoreRequestR\x04jobs\"X\n" +
+	"\x0fExplainResponse\x12*\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x16.plugin.v1.ExplanationR\x04jobs\x12\x19\n" +
+	"\bbound_ms\x18\x02 \x01(\x03R\aboundMs\"f\n" +
+	"\vExplanation\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x14\n" +
+	"\x05score\x18\x02 \x01(\x03R\x05score\x12*\n" +
+	"\x05terms\x18\x03 \x03(\v2\x14.plugin.v1.ScoreTermR\x05terms\"G\n" +
+	"\tScoreTerm\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02ms\x18\x02 \x01(\x03R\x02ms\x12\x16\n" +
+	"\x06inputs\x18\x03 \x01(\tR\x06inputs2\x97\x01\n" +
 	"\x17SchedulingPolicyService\x12:\n" +
-	"\x05Score\x12\x17.plugin.v1.ScoreRequest\x1a\x18.plugin.v1.ScoreResponseB7Z5github.com/fettle-hpc/fettle/proto/plugin/v1;pluginv1b\x06proto3"
+	"\x05Score\x12\x17.plugin.v1.ScoreRequest\x1a\x18.plugin.v1.ScoreResponse\x12@\n" +
+	"\aExplain\x12\x19.plugin.v1.ExplainRequest\x1a\x1a.plugin.v1.ExplainResponseB7Z5github.com/fettle-hpc/fettle/proto/plugin/v1;pluginv1b\x06proto3"
 
 var (
 	file_plugin_v1_scheduling_proto_rawDescOnce sync.Once
@@ -283,19 +721,32 @@ func file_plugin_v1_scheduling_proto_rawDescGZIP() []byte {
 	return file_plugin_v1_scheduling_proto_rawDescData
 }
 
-var file_plugin_v1_scheduling_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_plugin_v1_scheduling_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_plugin_v1_scheduling_proto_goTypes = []any{
-	(*ScoreRequest)(nil),  // 0: plugin.v1.ScoreRequest
-	(*ScoreResponse)(nil), // 1: plugin.v1.ScoreResponse
+	(*ScoreRequest)(nil),    // 0: plugin.v1.ScoreRequest
+	(*Account)(nil),         // 1: plugin.v1.Account
+	(*ShareLevel)(nil),      // 2: plugin.v1.ShareLevel
+	(*ScoreResponse)(nil),   // 3: plugin.v1.ScoreResponse
+	(*ExplainRequest)(nil),  // 4: plugin.v1.ExplainRequest
+	(*ExplainResponse)(nil), // 5: plugin.v1.ExplainResponse
+	(*Explanation)(nil),     // 6: plugin.v1.Explanation
+	(*ScoreTerm)(nil),       // 7: plugin.v1.ScoreTerm
 }
 var file_plugin_v1_scheduling_proto_depIdxs = []int32{
-	0, // 0: plugin.v1.SchedulingPolicyService.Score:input_type -> plugin.v1.ScoreRequest
-	1, // 1: plugin.v1.SchedulingPolicyService.Score:output_type -> plugin.v1.ScoreResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	1, // 0: plugin.v1.ScoreRequest.accounts:type_name -> plugin.v1.Account
+	2, // 1: plugin.v1.Account.levels:type_name -> plugin.v1.ShareLevel
+	0, // 2: plugin.v1.ExplainRequest.jobs:type_name -> plugin.v1.ScoreRequest
+	6, // 3: plugin.v1.ExplainResponse.jobs:type_name -> plugin.v1.Explanation
+	7, // 4: plugin.v1.Explanation.terms:type_name -> plugin.v1.ScoreTerm
+	0, // 5: plugin.v1.SchedulingPolicyService.Score:input_type -> plugin.v1.ScoreRequest
+	4, // 6: plugin.v1.SchedulingPolicyService.Explain:input_type -> plugin.v1.ExplainRequest
+	3, // 7: plugin.v1.SchedulingPolicyService.Score:output_type -> plugin.v1.ScoreResponse
+	5, // 8: plugin.v1.SchedulingPolicyService.Explain:output_type -> plugin.v1.ExplainResponse
+	7, // [7:9] is the sub-list for method output_type
+	5, // [5:7] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_plugin_v1_scheduling_proto_init() }
@@ -309,7 +760,7 @@ func file_plugin_v1_scheduling_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugin_v1_scheduling_proto_rawDesc), len(file_plugin_v1_scheduling_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

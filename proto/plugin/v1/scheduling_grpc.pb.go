@@ -21,7 +21,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SchedulingPolicyService_Score_FullMethodName = "/plugin.v1.SchedulingPolicyService/Score"
+	SchedulingPolicyService_Score_FullMethodName   = "/plugin.v1.SchedulingPolicyService/Score"
+	SchedulingPolicyService_Explain_FullMethodName = "/plugin.v1.SchedulingPolicyService/Explain"
 )
 
 // SchedulingPolicyServiceClient is the client API for SchedulingPolicyService service.
@@ -29,6 +30,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type SchedulingPolicyServiceClient interface {
 	Score(ctx context.Context, in *ScoreRequest, opts ...grpc.CallOption) (*ScoreResponse, error)
+	// Explain takes scores apart for people. A policy that does not serve it is shown with its scores alone.
+	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
 }
 
 type schedulingPolicyServiceClient struct {
@@ -49,11 +52,23 @@ func (c *schedulingPolicyServiceClient) Score(ctx context.Context, in *ScoreRequ
 	return out, nil
 }
 
+func (c *schedulingPolicyServiceClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainResponse)
+	err := c.cc.Invoke(ctx, SchedulingPolicyService_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SchedulingPolicyServiceServer is the server API for SchedulingPolicyService service.
 // All implementations must embed UnimplementedSchedulingPolicyServiceServer
 // for forward compatibility.
 type SchedulingPolicyServiceServer interface {
 	Score(context.Context, *ScoreRequest) (*ScoreResponse, error)
+	// Explain takes scores apart for people. A policy that does not serve it is shown with its scores alone.
+	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	mustEmbedUnimplementedSchedulingPolicyServiceServer()
 }
 
@@ -66,6 +81,9 @@ type UnimplementedSchedulingPolicyServiceServer struct{}
 
 func (UnimplementedSchedulingPolicyServiceServer) Score(context.Context, *ScoreRequest) (*ScoreResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Score not implemented")
+}
+func (UnimplementedSchedulingPolicyServiceServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
 }
 func (UnimplementedSchedulingPolicyServiceServer) mustEmbedUnimplementedSchedulingPolicyServiceServer() {
 }
@@ -107,6 +125,24 @@ func _SchedulingPolicyService_Score_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SchedulingPolicyService_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SchedulingPolicyServiceServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SchedulingPolicyService_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SchedulingPolicyServiceServer).Explain(ctx, req.(*ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SchedulingPolicyService_ServiceDesc is the grpc.ServiceDesc for SchedulingPolicyService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -117,6 +153,10 @@ var SchedulingPolicyService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Score",
 			Handler:    _SchedulingPolicyService_Score_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _SchedulingPolicyService_Explain_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
