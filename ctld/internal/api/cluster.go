@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"slices"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
@@ -145,7 +146,7 @@ func (s *Server) AddServer(ctx context.Context, req *fettlev1.AddServerRequest) 
 	}
 	// Raft judges the request; only a controller that it takes is put on record, with the address that clients use.
 	if err := s.cfg.Raft.AddServer(ctx, raftstore.JoinRequest{ClusterID: req.GetClusterId(), ServerID: req.GetServerId(), RaftAddr: req.GetRaftAddr()}); err != nil {
-		return nil, s.membershipError(err)
+		return nil, s.joinRefused(req, err)
 	}
 	res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{Actor: actor, Op: &raftlogv1.Entry_ServerChange{ServerChange: &raftlogv1.ServerChange{
 		ServerId: req.GetServerId(), Name: req.GetName(), ClientAddr: req.GetClientAddr(), RaftAddr: req.GetRaftAddr(),
@@ -216,6 +217,26 @@ func (s *Server) memberID(what string) (string, error) {
 		}
 	}
 	return "", refuse(model.NotFound, "server", "no controller "+what+" in this cluster", "fctl raft list shows them")
+}
+
+// The fields of a refused join by which the joining controller knows what it was refused for.
+const (
+	// FieldServerID is that of an identity that was removed from the cluster.
+	FieldServerID = "server_id"
+	// FieldName is that of a name that a controller in contact has.
+	FieldName = "name"
+)
+
+// joinRefused says in one line what is wrong with a join and what to do about it.
+func (s *Server) joinRefused(req *fettlev1.AddServerRequest, err error) error {
+	switch {
+	case errors.Is(err, raftstore.ErrRetired):
+		return refuse(model.Conflict, FieldServerID, req.GetServerId()+" was removed from this cluster for good",
+			"start it with --discard --join HOST:PORT to come back under a new identity")
+	case errors.Is(err, raftstore.ErrNameInUse):
+		return refuse(model.Conflict, FieldName, "a controller named "+req.GetName()+" is in the cluster and alive", "choose another name, or stop that one first")
+	}
+	return s.membershipError(err)
 }
 
 // membershipError keeps the reason of a refused change of members in one line.

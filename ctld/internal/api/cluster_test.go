@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -87,6 +88,16 @@ func TestClusterVerbs(t *testing.T) {
 	c.leader.raft.set(func() { c.leader.raft.fail = raftstore.ErrRetired })
 	if _, err := c.leader.client.AddServer(c.ctx, &fettlev1.AddServerRequest{ClusterId: "c", ServerId: "c4.z", Name: "c4"}); err == nil || len(c.snap().Servers()) != 3 {
 		t.Errorf("refused by Raft: %v, %d servers on record", err, len(c.snap().Servers()))
+	}
+	for kind, want := range map[error]string{
+		fmt.Errorf("%w: c4.z", raftstore.ErrRetired): "server_id: c4.z was removed from this cluster for good; " +
+			"start it with --discard --join HOST:PORT to come back under a new identity",
+		fmt.Errorf("%w: c4.x is alive", raftstore.ErrNameInUse): "name: a controller named c4 is in the cluster and alive; choose another name, or stop that one first",
+	} {
+		c.leader.raft.set(func() { c.leader.raft.fail = kind })
+		if _, err := c.follower.client.AddServer(c.ctx, &fettlev1.AddServerRequest{ClusterId: "c", ServerId: "c4.z", Name: "c4"}); text(err) != want {
+			t.Errorf("%v: %q, want %q", kind, text(err), want)
+		}
 	}
 	c.leader.raft.set(func() { c.leader.raft.fail = nil })
 

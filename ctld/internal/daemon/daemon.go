@@ -234,9 +234,13 @@ func (d *daemon) serve(ctx context.Context, ln net.Listener) error {
 	case <-stopped:
 	case <-time.After(2 * time.Second):
 		srv.Stop()
+		<-stopped
 	}
 	d.plugins.close()
-	return errors.Join(err, d.raft.Shutdown(stop))
+	err = errors.Join(err, d.raft.Shutdown(stop))
+	// Nobody leads and no stream is open any more: what served them ends by itself.
+	d.nodes.Close()
+	return err
 }
 
 func rootCause(err error) error {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/fettle-hpc/fettle/ctld/internal/api"
 	"github.com/fettle-hpc/fettle/ctld/internal/raftstore"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 )
@@ -92,7 +93,22 @@ func joinError(addr string, err error) error {
 	case codes.OK:
 		return nil
 	case codes.PermissionDenied, codes.InvalidArgument, codes.FailedPrecondition:
+		for kind, field := range map[error]string{raftstore.ErrRetired: api.FieldServerID, raftstore.ErrNameInUse: api.FieldName} {
+			if d := refusedFor(st, field); d != nil {
+				return fmt.Errorf("%w: %s; %s", kind, d.GetProblem(), d.GetRemedy())
+			}
+		}
 		return fmt.Errorf("%w by %s: %s", raftstore.ErrJoinRefused, addr, st.Message())
 	}
 	return errors.New(addr + ": " + st.Message())
+}
+
+// refusedFor returns the detail of a refusal that is about a field, nil when it is about anything else.
+func refusedFor(st *status.Status, field string) *fettlev1.ErrorDetail {
+	for _, d := range st.Details() {
+		if ed, ok := d.(*fettlev1.ErrorDetail); ok && ed.GetField() == field {
+			return ed
+		}
+	}
+	return nil
 }
