@@ -17,6 +17,10 @@ import (
 // maxReportsPerEntry keeps a batch of reports well under the size limit of a log entry.
 const maxReportsPerEntry = 256
 
+// reportGap is the least time between two entries with reports: under load what comes in meanwhile goes into one. A report
+// after a quiet time is proposed at once.
+const reportGap = 5 * time.Millisecond
+
 // verifyEvery is how often leadership is proven: twice within verifiedWithinMS.
 const verifyEvery = verifiedWithinMS / 2 * time.Millisecond
 
@@ -37,6 +41,9 @@ type loop struct {
 	senders  map[ConnID]*sender
 	pending  []*Propose
 	inFlight bool
+	// flushed is when reports were last proposed; wait fires when more may be.
+	flushed time.Time
+	wait    *time.Timer
 	// verifiedMS is when leadership was last proven to a quorum, on the machine's clock.
 	verifiedMS int64
 	workers    sync.WaitGroup
@@ -44,7 +51,8 @@ type loop struct {
 
 func newLoop(ctx context.Context, srv *Server, term uint64) *loop {
 	return &loop{
-		srv: srv, ctx: ctx, calls: make(chan func(), 256), exited: make(chan struct{}), senders: map[ConnID]*sender{},
+		wait: time.NewTimer(time.Hour),
+		srv:  srv, ctx: ctx, calls: make(chan func(), 256), exited: make(chan struct{}), senders: map[ConnID]*sender{},
 		machine:    NewMachine(srv.cfg.Times, srv.cfg.ClusterID, term, srv.cfg.Store.Snapshot(), srv.cfg.Clock()),
 		verifiedMS: math.MinInt64 / 2,
 	}
@@ -98,10 +106,13 @@ func (l *loop) serve() {
 	defer changes.Close()
 	tick := time.NewTicker(l.srv.tickEvery())
 	defer tick.Stop()
+	defer l.wait.Stop()
 	for {
 		select {
 		case <-l.ctx.Done():
 			return
+		case <-l.wait.C:
+			l.flushReports()
 		case f := <-l.calls:
 			f()
 		case set := <-changes.C():
@@ -213,6 +224,11 @@ func (l *loop) flushReports() {
 	if l.inFlight || len(l.pending) == 0 {
 		return
 	}
+	if pause := reportGap - time.Since(l.flushed); pause > 0 {
+		l.wait.Reset(pause)
+		return
+	}
+	l.flushed = time.Now()
 	batch := l.pending[:min(len(l.pending), maxReportsPerEntry)]
 	l.pending = append([]*Propose(nil), l.pending[len(batch):]...)
 	l.inFlight = true
