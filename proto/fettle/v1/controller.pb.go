@@ -136,6 +136,118 @@ func (NodeAction) EnumDescriptor() ([]byte, []int) {
 	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{1}
 }
 
+// PreemptMode is what happens to a running job that has to make room.
+type PreemptMode int32
+
+const (
+	PreemptMode_PREEMPT_MODE_UNSPECIFIED PreemptMode = 0
+	// It is left alone. The same as not being set.
+	PreemptMode_PREEMPT_MODE_OFF PreemptMode = 1
+	// It is asked to save, ended, and goes back into the queue where it was.
+	PreemptMode_PREEMPT_MODE_CHECKPOINT PreemptMode = 2
+	// It is ended and goes back into the queue where it was.
+	PreemptMode_PREEMPT_MODE_REQUEUE PreemptMode = 3
+	// It is ended for good.
+	PreemptMode_PREEMPT_MODE_CANCEL PreemptMode = 4
+)
+
+// Enum value maps for PreemptMode.
+var (
+	PreemptMode_name = map[int32]string{
+		0: "PREEMPT_MODE_UNSPECIFIED",
+		1: "PREEMPT_MODE_OFF",
+		2: "PREEMPT_MODE_CHECKPOINT",
+		3: "PREEMPT_MODE_REQUEUE",
+		4: "PREEMPT_MODE_CANCEL",
+	}
+	PreemptMode_value = map[string]int32{
+		"PREEMPT_MODE_UNSPECIFIED": 0,
+		"PREEMPT_MODE_OFF":         1,
+		"PREEMPT_MODE_CHECKPOINT":  2,
+		"PREEMPT_MODE_REQUEUE":     3,
+		"PREEMPT_MODE_CANCEL":      4,
+	}
+)
+
+func (x PreemptMode) Enum() *PreemptMode {
+	p := new(PreemptMode)
+	*p = x
+	return p
+}
+
+func (x PreemptMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PreemptMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_fettle_v1_controller_proto_enumTypes[2].Descriptor()
+}
+
+func (PreemptMode) Type() protoreflect.EnumType {
+	return &file_fettle_v1_controller_proto_enumTypes[2]
+}
+
+func (x PreemptMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PreemptMode.Descriptor instead.
+func (PreemptMode) EnumDescriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{2}
+}
+
+type ScopeKind int32
+
+const (
+	ScopeKind_SCOPE_KIND_UNSPECIFIED ScopeKind = 0
+	ScopeKind_SCOPE_KIND_PARTITION   ScopeKind = 1
+	ScopeKind_SCOPE_KIND_PROJECT     ScopeKind = 2
+	ScopeKind_SCOPE_KIND_USER        ScopeKind = 3
+)
+
+// Enum value maps for ScopeKind.
+var (
+	ScopeKind_name = map[int32]string{
+		0: "SCOPE_KIND_UNSPECIFIED",
+		1: "SCOPE_KIND_PARTITION",
+		2: "SCOPE_KIND_PROJECT",
+		3: "SCOPE_KIND_USER",
+	}
+	ScopeKind_value = map[string]int32{
+		"SCOPE_KIND_UNSPECIFIED": 0,
+		"SCOPE_KIND_PARTITION":   1,
+		"SCOPE_KIND_PROJECT":     2,
+		"SCOPE_KIND_USER":        3,
+	}
+)
+
+func (x ScopeKind) Enum() *ScopeKind {
+	p := new(ScopeKind)
+	*p = x
+	return p
+}
+
+func (x ScopeKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ScopeKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_fettle_v1_controller_proto_enumTypes[3].Descriptor()
+}
+
+func (ScopeKind) Type() protoreflect.EnumType {
+	return &file_fettle_v1_controller_proto_enumTypes[3]
+}
+
+func (x ScopeKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ScopeKind.Descriptor instead.
+func (ScopeKind) EnumDescriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{3}
+}
+
 type ReadOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Level ReadLevel              `protobuf:"varint,1,opt,name=level,proto3,enum=fettle.v1.ReadLevel" json:"level,omitempty"`
@@ -1838,8 +1950,8 @@ type ReadLogRequest struct {
 	TailBytes int64 `protobuf:"varint,5,opt,name=tail_bytes,json=tailBytes,proto3" json:"tail_bytes,omitempty"`
 	// Rank's node of a gang; empty means the first.
 	Node string `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
-	// Start at this byte of the attempt's output: a reader that lost its connection goes on where it was. Not with
-	// tail_bytes.
+	// Start at this byte of the output file: a reader that lost its connection goes on where it was. What the file held before
+	// the attempt is never read. Not with tail_bytes.
 	Offset int64 `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
 	// This element of the array job_id.
 	ArrayIndex    *uint32 `protobuf:"varint,8,opt,name=array_index,json=arrayIndex,proto3,oneof" json:"array_index,omitempty"`
@@ -3089,9 +3201,14 @@ type ClusterPolicy struct {
 	Version    uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	Partitions []*Partition           `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
 	// Weights of the scheduling policy, fixed point as the policy documents them.
-	Scheduling    []*KeyValue `protobuf:"bytes,3,rep,name=scheduling,proto3" json:"scheduling,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Scheduling []*KeyValue `protobuf:"bytes,3,rep,name=scheduling,proto3" json:"scheduling,omitempty"`
+	// Without any, a job's project is a free word.
+	Projects []*Project    `protobuf:"bytes,4,rep,name=projects,proto3" json:"projects,omitempty"`
+	Users    []*UserLimits `protobuf:"bytes,5,rep,name=users,proto3" json:"users,omitempty"`
+	// Seconds after which usage counts half; 0 means 7 days.
+	UsageHalfLifeS int64 `protobuf:"varint,6,opt,name=usage_half_life_s,json=usageHalfLifeS,proto3" json:"usage_half_life_s,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ClusterPolicy) Reset() {
@@ -3145,6 +3262,275 @@ func (x *ClusterPolicy) GetScheduling() []*KeyValue {
 	return nil
 }
 
+func (x *ClusterPolicy) GetProjects() []*Project {
+	if x != nil {
+		return x.Projects
+	}
+	return nil
+}
+
+func (x *ClusterPolicy) GetUsers() []*UserLimits {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *ClusterPolicy) GetUsageHalfLifeS() int64 {
+	if x != nil {
+		return x.UsageHalfLifeS
+	}
+	return 0
+}
+
+// Limits bound what the jobs of a partition, a project or a user hold and use. 0 is no limit everywhere.
+type Limits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At once. A job that shares GPUs counts its share of their memory.
+	MaxGpus uint32 `protobuf:"varint,1,opt,name=max_gpus,json=maxGpus,proto3" json:"max_gpus,omitempty"`
+	// Jobs that hold resources.
+	MaxJobsRunning uint32 `protobuf:"varint,2,opt,name=max_jobs_running,json=maxJobsRunning,proto3" json:"max_jobs_running,omitempty"`
+	// Jobs that are not finished, waiting or running; an array counts its elements.
+	MaxJobsQueued uint32 `protobuf:"varint,3,opt,name=max_jobs_queued,json=maxJobsQueued,proto3" json:"max_jobs_queued,omitempty"`
+	// In any window of gpu_hours_window_s seconds (0: 30 days). What runs counts with all of its time limit.
+	GpuHours        int64  `protobuf:"varint,4,opt,name=gpu_hours,json=gpuHours,proto3" json:"gpu_hours,omitempty"`
+	GpuHoursWindowS int64  `protobuf:"varint,5,opt,name=gpu_hours_window_s,json=gpuHoursWindowS,proto3" json:"gpu_hours_window_s,omitempty"`
+	MaxGpusPerJob   uint32 `protobuf:"varint,6,opt,name=max_gpus_per_job,json=maxGpusPerJob,proto3" json:"max_gpus_per_job,omitempty"`
+	MaxNodesPerJob  uint32 `protobuf:"varint,7,opt,name=max_nodes_per_job,json=maxNodesPerJob,proto3" json:"max_nodes_per_job,omitempty"`
+	// Seconds; also the limit of jobs that ask for none.
+	MaxTimeS      int64 `protobuf:"varint,8,opt,name=max_time_s,json=maxTimeS,proto3" json:"max_time_s,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *Limits) GetMaxGpus() uint32 {
+	if x != nil {
+		return x.MaxGpus
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxJobsRunning() uint32 {
+	if x != nil {
+		return x.MaxJobsRunning
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxJobsQueued() uint32 {
+	if x != nil {
+		return x.MaxJobsQueued
+	}
+	return 0
+}
+
+func (x *Limits) GetGpuHours() int64 {
+	if x != nil {
+		return x.GpuHours
+	}
+	return 0
+}
+
+func (x *Limits) GetGpuHoursWindowS() int64 {
+	if x != nil {
+		return x.GpuHoursWindowS
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxGpusPerJob() uint32 {
+	if x != nil {
+		return x.MaxGpusPerJob
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxNodesPerJob() uint32 {
+	if x != nil {
+		return x.MaxNodesPerJob
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxTimeS() int64 {
+	if x != nil {
+		return x.MaxTimeS
+	}
+	return 0
+}
+
+// Project is a tenant. What its jobs hold counts for it and for all above it.
+type Project struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Parent string                 `protobuf:"bytes,2,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Share among its siblings; 0 means 1.
+	Weight uint32 `protobuf:"varint,3,opt,name=weight,proto3" json:"weight,omitempty"`
+	// Users, or "*" for everyone. Members of a project are members of those below it. Without members of its own or above it
+	// nobody may submit to it.
+	Members []string `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	Limits  *Limits  `protobuf:"bytes,5,opt,name=limits,proto3" json:"limits,omitempty"`
+	// GPUs that it can count on; more than that is borrowed.
+	GuaranteeGpus uint32 `protobuf:"varint,6,opt,name=guarantee_gpus,json=guaranteeGpus,proto3" json:"guarantee_gpus,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Project) Reset() {
+	*x = Project{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Project) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Project) ProtoMessage() {}
+
+func (x *Project) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Project.ProtoReflect.Descriptor instead.
+func (*Project) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Project) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Project) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *Project) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *Project) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *Project) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Project) GetGuaranteeGpus() uint32 {
+	if x != nil {
+		return x.GuaranteeGpus
+	}
+	return 0
+}
+
+// UserLimits are the limits of a user over all projects; user "*" stands for every user without an entry.
+type UserLimits struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Limits        *Limits                `protobuf:"bytes,2,opt,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserLimits) Reset() {
+	*x = UserLimits{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserLimits) ProtoMessage() {}
+
+func (x *UserLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserLimits.ProtoReflect.Descriptor instead.
+func (*UserLimits) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *UserLimits) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *UserLimits) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
 type Partition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3154,15 +3540,29 @@ type Partition struct {
 	// Seconds; 0 means max_time_s.
 	DefaultTimeS int64 `protobuf:"varint,4,opt,name=default_time_s,json=defaultTimeS,proto3" json:"default_time_s,omitempty"`
 	// Seconds; 0 means no limit.
-	MaxTimeS      int64 `protobuf:"varint,5,opt,name=max_time_s,json=maxTimeS,proto3" json:"max_time_s,omitempty"`
-	Down          bool  `protobuf:"varint,6,opt,name=down,proto3" json:"down,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxTimeS int64   `protobuf:"varint,5,opt,name=max_time_s,json=maxTimeS,proto3" json:"max_time_s,omitempty"`
+	Down     bool    `protobuf:"varint,6,opt,name=down,proto3" json:"down,omitempty"`
+	Limits   *Limits `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
+	// What happens to its jobs when one that asked to preempt goes before them.
+	Preempt PreemptMode `protobuf:"varint,8,opt,name=preempt,proto3,enum=fettle.v1.PreemptMode" json:"preempt,omitempty"`
+	// Seconds between TERM and KILL for a job that has to make room; 0 means the job's own kill_grace_s.
+	PreemptGraceS int64 `protobuf:"varint,9,opt,name=preempt_grace_s,json=preemptGraceS,proto3" json:"preempt_grace_s,omitempty"`
+	// Seconds that a job has run before it may be ended for another; unset means 600.
+	MinRunS *int64 `protobuf:"varint,10,opt,name=min_run_s,json=minRunS,proto3,oneof" json:"min_run_s,omitempty"`
+	// How often a job may be ended for others; unset means 3.
+	PreemptBudget *uint32 `protobuf:"varint,11,opt,name=preempt_budget,json=preemptBudget,proto3,oneof" json:"preempt_budget,omitempty"`
+	// By how many steps of priority a job must be more urgent than those that are ended for it; unset means 1. With 0 the
+	// scheduling order alone decides.
+	PriorityGap *uint32 `protobuf:"varint,12,opt,name=priority_gap,json=priorityGap,proto3,oneof" json:"priority_gap,omitempty"`
+	// Its jobs may ask not to be ended for others (no_preemptible).
+	AllowNoPreemptible bool `protobuf:"varint,13,opt,name=allow_no_preemptible,json=allowNoPreemptible,proto3" json:"allow_no_preemptible,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Partition) Reset() {
 	*x = Partition{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[45]
+	mi := &file_fettle_v1_controller_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3174,7 +3574,7 @@ func (x *Partition) String() string {
 func (*Partition) ProtoMessage() {}
 
 func (x *Partition) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[45]
+	mi := &file_fettle_v1_controller_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3187,7 +3587,7 @@ func (x *Partition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Partition.ProtoReflect.Descriptor instead.
 func (*Partition) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{45}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Partition) GetName() string {
@@ -3232,6 +3632,813 @@ func (x *Partition) GetDown() bool {
 	return false
 }
 
+func (x *Partition) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Partition) GetPreempt() PreemptMode {
+	if x != nil {
+		return x.Preempt
+	}
+	return PreemptMode_PREEMPT_MODE_UNSPECIFIED
+}
+
+func (x *Partition) GetPreemptGraceS() int64 {
+	if x != nil {
+		return x.PreemptGraceS
+	}
+	return 0
+}
+
+func (x *Partition) GetMinRunS() int64 {
+	if x != nil && x.MinRunS != nil {
+		return *x.MinRunS
+	}
+	return 0
+}
+
+func (x *Partition) GetPreemptBudget() uint32 {
+	if x != nil && x.PreemptBudget != nil {
+		return *x.PreemptBudget
+	}
+	return 0
+}
+
+func (x *Partition) GetPriorityGap() uint32 {
+	if x != nil && x.PriorityGap != nil {
+		return *x.PriorityGap
+	}
+	return 0
+}
+
+func (x *Partition) GetAllowNoPreemptible() bool {
+	if x != nil {
+		return x.AllowNoPreemptible
+	}
+	return false
+}
+
+type GetUsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Read          *ReadOptions           `protobuf:"bytes,1,opt,name=read,proto3" json:"read,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUsageRequest) Reset() {
+	*x = GetUsageRequest{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUsageRequest) ProtoMessage() {}
+
+func (x *GetUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUsageRequest.ProtoReflect.Descriptor instead.
+func (*GetUsageRequest) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *GetUsageRequest) GetRead() *ReadOptions {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+type GetUsageResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// Partitions, then projects, then users, each by name; those that have limits, unfinished jobs or usage in a window.
+	Scopes []*ScopeUsage `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// What was used, by project and user.
+	Accounts      []*AccountUsage `protobuf:"bytes,3,rep,name=accounts,proto3" json:"accounts,omitempty"`
+	HalfLifeS     int64           `protobuf:"varint,4,opt,name=half_life_s,json=halfLifeS,proto3" json:"half_life_s,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUsageResponse) Reset() {
+	*x = GetUsageResponse{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUsageResponse) ProtoMessage() {}
+
+func (x *GetUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUsageResponse.ProtoReflect.Descriptor instead.
+func (*GetUsageResponse) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *GetUsageResponse) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *GetUsageResponse) GetScopes() []*ScopeUsage {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *GetUsageResponse) GetAccounts() []*AccountUsage {
+	if x != nil {
+		return x.Accounts
+	}
+	return nil
+}
+
+func (x *GetUsageResponse) GetHalfLifeS() int64 {
+	if x != nil {
+		return x.HalfLifeS
+	}
+	return 0
+}
+
+type ScopeUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  ScopeKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=fettle.v1.ScopeKind" json:"kind,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// In force for it; unset when none are.
+	Limits *Limits `protobuf:"bytes,3,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Thousandths of GPUs that its jobs hold.
+	GpuMilli int64 `protobuf:"varint,4,opt,name=gpu_milli,json=gpuMilli,proto3" json:"gpu_milli,omitempty"`
+	// Jobs that hold resources, and all that are not finished.
+	JobsRunning int64 `protobuf:"varint,5,opt,name=jobs_running,json=jobsRunning,proto3" json:"jobs_running,omitempty"`
+	JobsQueued  int64 `protobuf:"varint,6,opt,name=jobs_queued,json=jobsQueued,proto3" json:"jobs_queued,omitempty"`
+	// Of the window of gpu_hours: GPU-seconds used, and those that what runs may still use.
+	WindowGpuS    int64 `protobuf:"varint,7,opt,name=window_gpu_s,json=windowGpuS,proto3" json:"window_gpu_s,omitempty"`
+	CommittedGpuS int64 `protobuf:"varint,8,opt,name=committed_gpu_s,json=committedGpuS,proto3" json:"committed_gpu_s,omitempty"`
+	// Of a project.
+	Parent        string `protobuf:"bytes,9,opt,name=parent,proto3" json:"parent,omitempty"`
+	Weight        uint32 `protobuf:"varint,10,opt,name=weight,proto3" json:"weight,omitempty"`
+	GuaranteeGpus uint32 `protobuf:"varint,11,opt,name=guarantee_gpus,json=guaranteeGpus,proto3" json:"guarantee_gpus,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScopeUsage) Reset() {
+	*x = ScopeUsage{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScopeUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScopeUsage) ProtoMessage() {}
+
+func (x *ScopeUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScopeUsage.ProtoReflect.Descriptor instead.
+func (*ScopeUsage) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ScopeUsage) GetKind() ScopeKind {
+	if x != nil {
+		return x.Kind
+	}
+	return ScopeKind_SCOPE_KIND_UNSPECIFIED
+}
+
+func (x *ScopeUsage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ScopeUsage) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *ScopeUsage) GetGpuMilli() int64 {
+	if x != nil {
+		return x.GpuMilli
+	}
+	return 0
+}
+
+func (x *ScopeUsage) GetJobsRunning() int64 {
+	if x != nil {
+		return x.JobsRunning
+	}
+	return 0
+}
+
+func (x *ScopeUsage) GetJobsQueued() int64 {
+	if x != nil {
+		return x.JobsQueued
+	}
+	return 0
+}
+
+func (x *ScopeUsage) GetWindowGpuS() int64 {
+	if x != nil {
+		return x.WindowGpuS
+	}
+	return 0
+}
+
+func (x *ScopeUsage) GetCommittedGpuS() int64 {
+	if x != nil {
+		return x.CommittedGpuS
+	}
+	return 0
+}
+
+func (x *ScopeUsage) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ScopeUsage) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *ScopeUsage) GetGuaranteeGpus() uint32 {
+	if x != nil {
+		return x.GuaranteeGpus
+	}
+	return 0
+}
+
+type AccountUsage struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	User    string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	// GPU-seconds, decayed by the half life up to now, of parts of attempts that are over.
+	GpuS          int64 `protobuf:"varint,3,opt,name=gpu_s,json=gpuS,proto3" json:"gpu_s,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccountUsage) Reset() {
+	*x = AccountUsage{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccountUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccountUsage) ProtoMessage() {}
+
+func (x *AccountUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccountUsage.ProtoReflect.Descriptor instead.
+func (*AccountUsage) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *AccountUsage) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *AccountUsage) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *AccountUsage) GetGpuS() int64 {
+	if x != nil {
+		return x.GpuS
+	}
+	return 0
+}
+
+// Reservation keeps nodes, or GPUs, for some jobs or for nobody (maintenance) over a time. Others start there only if they
+// are over before it begins: by their time limit, or by the controller's estimate where they have none.
+type Reservation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Hostlist of whole nodes. Either this or gpus.
+	Nodes string `protobuf:"bytes,2,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	// That many GPUs, which the controller picks.
+	Gpus    uint32 `protobuf:"varint,3,opt,name=gpus,proto3" json:"gpus,omitempty"`
+	GpuType string `protobuf:"bytes,4,opt,name=gpu_type,json=gpuType,proto3" json:"gpu_type,omitempty"`
+	// GPUs are picked on nodes of this partition; empty means any node.
+	Partition string `protobuf:"bytes,5,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Unix milliseconds. Start 0 means now, end 0 until it is removed.
+	StartMs int64 `protobuf:"varint,6,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
+	EndMs   int64 `protobuf:"varint,7,opt,name=end_ms,json=endMs,proto3" json:"end_ms,omitempty"`
+	// Whose jobs may run in it when they ask for it by name; "*" means everyone's. Without users and projects nobody's.
+	Users    []string `protobuf:"bytes,8,rep,name=users,proto3" json:"users,omitempty"`
+	Projects []string `protobuf:"bytes,9,rep,name=projects,proto3" json:"projects,omitempty"`
+	Comment  string   `protobuf:"bytes,10,opt,name=comment,proto3" json:"comment,omitempty"`
+	// The GPUs that were picked; filled by the controller.
+	Picked        []*NodeAllocation `protobuf:"bytes,11,rep,name=picked,proto3" json:"picked,omitempty"`
+	CreatedBy     string            `protobuf:"bytes,12,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	CreatedMs     int64             `protobuf:"varint,13,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reservation) Reset() {
+	*x = Reservation{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reservation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reservation) ProtoMessage() {}
+
+func (x *Reservation) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
+func (*Reservation) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *Reservation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Reservation) GetNodes() string {
+	if x != nil {
+		return x.Nodes
+	}
+	return ""
+}
+
+func (x *Reservation) GetGpus() uint32 {
+	if x != nil {
+		return x.Gpus
+	}
+	return 0
+}
+
+func (x *Reservation) GetGpuType() string {
+	if x != nil {
+		return x.GpuType
+	}
+	return ""
+}
+
+func (x *Reservation) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *Reservation) GetStartMs() int64 {
+	if x != nil {
+		return x.StartMs
+	}
+	return 0
+}
+
+func (x *Reservation) GetEndMs() int64 {
+	if x != nil {
+		return x.EndMs
+	}
+	return 0
+}
+
+func (x *Reservation) GetUsers() []string {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *Reservation) GetProjects() []string {
+	if x != nil {
+		return x.Projects
+	}
+	return nil
+}
+
+func (x *Reservation) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *Reservation) GetPicked() []*NodeAllocation {
+	if x != nil {
+		return x.Picked
+	}
+	return nil
+}
+
+func (x *Reservation) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+func (x *Reservation) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+type ListReservationsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Read          *ReadOptions           `protobuf:"bytes,1,opt,name=read,proto3" json:"read,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReservationsRequest) Reset() {
+	*x = ListReservationsRequest{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReservationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReservationsRequest) ProtoMessage() {}
+
+func (x *ListReservationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReservationsRequest.ProtoReflect.Descriptor instead.
+func (*ListReservationsRequest) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ListReservationsRequest) GetRead() *ReadOptions {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+type ListReservationsResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// By name.
+	Reservations  []*Reservation `protobuf:"bytes,2,rep,name=reservations,proto3" json:"reservations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReservationsResponse) Reset() {
+	*x = ListReservationsResponse{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReservationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReservationsResponse) ProtoMessage() {}
+
+func (x *ListReservationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReservationsResponse.ProtoReflect.Descriptor instead.
+func (*ListReservationsResponse) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *ListReservationsResponse) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ListReservationsResponse) GetReservations() []*Reservation {
+	if x != nil {
+		return x.Reservations
+	}
+	return nil
+}
+
+type SetReservationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Reservation   *Reservation           `protobuf:"bytes,2,opt,name=reservation,proto3" json:"reservation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetReservationRequest) Reset() {
+	*x = SetReservationRequest{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetReservationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetReservationRequest) ProtoMessage() {}
+
+func (x *SetReservationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetReservationRequest.ProtoReflect.Descriptor instead.
+func (*SetReservationRequest) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *SetReservationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SetReservationRequest) GetReservation() *Reservation {
+	if x != nil {
+		return x.Reservation
+	}
+	return nil
+}
+
+type SetReservationResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Header      *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Reservation *Reservation           `protobuf:"bytes,2,opt,name=reservation,proto3" json:"reservation,omitempty"`
+	// Running jobs on what is reserved that need not be over when it begins.
+	JobsInTheWay  []uint64 `protobuf:"varint,3,rep,packed,name=jobs_in_the_way,json=jobsInTheWay,proto3" json:"jobs_in_the_way,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetReservationResponse) Reset() {
+	*x = SetReservationResponse{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetReservationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetReservationResponse) ProtoMessage() {}
+
+func (x *SetReservationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetReservationResponse.ProtoReflect.Descriptor instead.
+func (*SetReservationResponse) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *SetReservationResponse) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *SetReservationResponse) GetReservation() *Reservation {
+	if x != nil {
+		return x.Reservation
+	}
+	return nil
+}
+
+func (x *SetReservationResponse) GetJobsInTheWay() []uint64 {
+	if x != nil {
+		return x.JobsInTheWay
+	}
+	return nil
+}
+
+type RemoveReservationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveReservationRequest) Reset() {
+	*x = RemoveReservationRequest{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveReservationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveReservationRequest) ProtoMessage() {}
+
+func (x *RemoveReservationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveReservationRequest.ProtoReflect.Descriptor instead.
+func (*RemoveReservationRequest) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *RemoveReservationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RemoveReservationRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RemoveReservationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveReservationResponse) Reset() {
+	*x = RemoveReservationResponse{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveReservationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveReservationResponse) ProtoMessage() {}
+
+func (x *RemoveReservationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveReservationResponse.ProtoReflect.Descriptor instead.
+func (*RemoveReservationResponse) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *RemoveReservationResponse) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
 type ListPluginsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3240,7 +4447,7 @@ type ListPluginsRequest struct {
 
 func (x *ListPluginsRequest) Reset() {
 	*x = ListPluginsRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[46]
+	mi := &file_fettle_v1_controller_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +4459,7 @@ func (x *ListPluginsRequest) String() string {
 func (*ListPluginsRequest) ProtoMessage() {}
 
 func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[46]
+	mi := &file_fettle_v1_controller_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +4472,7 @@ func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsRequest.ProtoReflect.Descriptor instead.
 func (*ListPluginsRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{46}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{60}
 }
 
 type ListPluginsResponse struct {
@@ -3278,7 +4485,7 @@ type ListPluginsResponse struct {
 
 func (x *ListPluginsResponse) Reset() {
 	*x = ListPluginsResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[47]
+	mi := &file_fettle_v1_controller_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3290,7 +4497,7 @@ func (x *ListPluginsResponse) String() string {
 func (*ListPluginsResponse) ProtoMessage() {}
 
 func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[47]
+	mi := &file_fettle_v1_controller_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3303,7 +4510,7 @@ func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsResponse.ProtoReflect.Descriptor instead.
 func (*ListPluginsResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{47}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListPluginsResponse) GetHeader() *Header {
@@ -3343,7 +4550,7 @@ type PluginStatus struct {
 
 func (x *PluginStatus) Reset() {
 	*x = PluginStatus{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[48]
+	mi := &file_fettle_v1_controller_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3355,7 +4562,7 @@ func (x *PluginStatus) String() string {
 func (*PluginStatus) ProtoMessage() {}
 
 func (x *PluginStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[48]
+	mi := &file_fettle_v1_controller_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3368,7 +4575,7 @@ func (x *PluginStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginStatus.ProtoReflect.Descriptor instead.
 func (*PluginStatus) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{48}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *PluginStatus) GetName() string {
@@ -3470,7 +4677,7 @@ type GetLeaderViewRequest struct {
 
 func (x *GetLeaderViewRequest) Reset() {
 	*x = GetLeaderViewRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[49]
+	mi := &file_fettle_v1_controller_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +4689,7 @@ func (x *GetLeaderViewRequest) String() string {
 func (*GetLeaderViewRequest) ProtoMessage() {}
 
 func (x *GetLeaderViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[49]
+	mi := &file_fettle_v1_controller_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +4702,7 @@ func (x *GetLeaderViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLeaderViewRequest.ProtoReflect.Descriptor instead.
 func (*GetLeaderViewRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{49}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{63}
 }
 
 // GetLeaderViewResponse is what the leader knows beside the log: why jobs wait, how far they are, how nodes are.
@@ -3511,7 +4718,7 @@ type GetLeaderViewResponse struct {
 
 func (x *GetLeaderViewResponse) Reset() {
 	*x = GetLeaderViewResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[50]
+	mi := &file_fettle_v1_controller_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3523,7 +4730,7 @@ func (x *GetLeaderViewResponse) String() string {
 func (*GetLeaderViewResponse) ProtoMessage() {}
 
 func (x *GetLeaderViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[50]
+	mi := &file_fettle_v1_controller_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3536,7 +4743,7 @@ func (x *GetLeaderViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLeaderViewResponse.ProtoReflect.Descriptor instead.
 func (*GetLeaderViewResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{50}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *GetLeaderViewResponse) GetWaits() []*JobWait {
@@ -3578,7 +4785,7 @@ type JobWait struct {
 
 func (x *JobWait) Reset() {
 	*x = JobWait{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[51]
+	mi := &file_fettle_v1_controller_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3590,7 +4797,7 @@ func (x *JobWait) String() string {
 func (*JobWait) ProtoMessage() {}
 
 func (x *JobWait) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[51]
+	mi := &file_fettle_v1_controller_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3603,7 +4810,7 @@ func (x *JobWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobWait.ProtoReflect.Descriptor instead.
 func (*JobWait) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{51}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *JobWait) GetJobId() uint64 {
@@ -3637,7 +4844,7 @@ type JobProgress struct {
 
 func (x *JobProgress) Reset() {
 	*x = JobProgress{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[52]
+	mi := &file_fettle_v1_controller_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3649,7 +4856,7 @@ func (x *JobProgress) String() string {
 func (*JobProgress) ProtoMessage() {}
 
 func (x *JobProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[52]
+	mi := &file_fettle_v1_controller_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3662,7 +4869,7 @@ func (x *JobProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobProgress.ProtoReflect.Descriptor instead.
 func (*JobProgress) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{52}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *JobProgress) GetJobId() uint64 {
@@ -3691,7 +4898,7 @@ type ServerContact struct {
 
 func (x *ServerContact) Reset() {
 	*x = ServerContact{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[53]
+	mi := &file_fettle_v1_controller_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3703,7 +4910,7 @@ func (x *ServerContact) String() string {
 func (*ServerContact) ProtoMessage() {}
 
 func (x *ServerContact) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[53]
+	mi := &file_fettle_v1_controller_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3716,7 +4923,7 @@ func (x *ServerContact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerContact.ProtoReflect.Descriptor instead.
 func (*ServerContact) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{53}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ServerContact) GetId() string {
@@ -3751,7 +4958,7 @@ type NodeContact struct {
 
 func (x *NodeContact) Reset() {
 	*x = NodeContact{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[54]
+	mi := &file_fettle_v1_controller_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3763,7 +4970,7 @@ func (x *NodeContact) String() string {
 func (*NodeContact) ProtoMessage() {}
 
 func (x *NodeContact) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[54]
+	mi := &file_fettle_v1_controller_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3776,7 +4983,7 @@ func (x *NodeContact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeContact.ProtoReflect.Descriptor instead.
 func (*NodeContact) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{54}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *NodeContact) GetNode() string {
@@ -4064,7 +5271,7 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x0eexpect_version\x18\x03 \x01(\x04R\rexpectVersion\"p\n" +
 	"\x11SetPolicyResponse\x12)\n" +
 	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x120\n" +
-	"\x06policy\x18\x02 \x01(\v2\x18.fettle.v1.ClusterPolicyR\x06policy\"\x94\x01\n" +
+	"\x06policy\x18\x02 \x01(\v2\x18.fettle.v1.ClusterPolicyR\x06policy\"\x9c\x02\n" +
 	"\rClusterPolicy\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x124\n" +
 	"\n" +
@@ -4072,7 +5279,31 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"partitions\x123\n" +
 	"\n" +
 	"scheduling\x18\x03 \x03(\v2\x13.fettle.v1.KeyValueR\n" +
-	"scheduling\"\xac\x01\n" +
+	"scheduling\x12.\n" +
+	"\bprojects\x18\x04 \x03(\v2\x12.fettle.v1.ProjectR\bprojects\x12+\n" +
+	"\x05users\x18\x05 \x03(\v2\x15.fettle.v1.UserLimitsR\x05users\x12)\n" +
+	"\x11usage_half_life_s\x18\x06 \x01(\x03R\x0eusageHalfLifeS\"\xb1\x02\n" +
+	"\x06Limits\x12\x19\n" +
+	"\bmax_gpus\x18\x01 \x01(\rR\amaxGpus\x12(\n" +
+	"\x10max_jobs_running\x18\x02 \x01(\rR\x0emaxJobsRunning\x12&\n" +
+	"\x0fmax_jobs_queued\x18\x03 \x01(\rR\rmaxJobsQueued\x12\x1b\n" +
+	"\tgpu_hours\x18\x04 \x01(\x03R\bgpuHours\x12+\n" +
+	"\x12gpu_hours_window_s\x18\x05 \x01(\x03R\x0fgpuHoursWindowS\x12'\n" +
+	"\x10max_gpus_per_job\x18\x06 \x01(\rR\rmaxGpusPerJob\x12)\n" +
+	"\x11max_nodes_per_job\x18\a \x01(\rR\x0emaxNodesPerJob\x12\x1c\n" +
+	"\n" +
+	"max_time_s\x18\b \x01(\x03R\bmaxTimeS\"\xb9\x01\n" +
+	"\aProject\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06parent\x18\x02 \x01(\tR\x06parent\x12\x16\n" +
+	"\x06weight\x18\x03 \x01(\rR\x06weight\x12\x18\n" +
+	"\amembers\x18\x04 \x03(\tR\amembers\x12)\n" +
+	"\x06limits\x18\x05 \x01(\v2\x11.fettle.v1.LimitsR\x06limits\x12%\n" +
+	"\x0eguarantee_gpus\x18\x06 \x01(\rR\rguaranteeGpus\"K\n" +
+	"\n" +
+	"UserLimits\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12)\n" +
+	"\x06limits\x18\x02 \x01(\v2\x11.fettle.v1.LimitsR\x06limits\"\x8a\x04\n" +
 	"\tPartition\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05nodes\x18\x02 \x01(\tR\x05nodes\x12\x1d\n" +
@@ -4081,7 +5312,82 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x0edefault_time_s\x18\x04 \x01(\x03R\fdefaultTimeS\x12\x1c\n" +
 	"\n" +
 	"max_time_s\x18\x05 \x01(\x03R\bmaxTimeS\x12\x12\n" +
-	"\x04down\x18\x06 \x01(\bR\x04down\"\x14\n" +
+	"\x04down\x18\x06 \x01(\bR\x04down\x12)\n" +
+	"\x06limits\x18\a \x01(\v2\x11.fettle.v1.LimitsR\x06limits\x120\n" +
+	"\apreempt\x18\b \x01(\x0e2\x16.fettle.v1.PreemptModeR\apreempt\x12&\n" +
+	"\x0fpreempt_grace_s\x18\t \x01(\x03R\rpreemptGraceS\x12\x1f\n" +
+	"\tmin_run_s\x18\n" +
+	" \x01(\x03H\x00R\aminRunS\x88\x01\x01\x12*\n" +
+	"\x0epreempt_budget\x18\v \x01(\rH\x01R\rpreemptBudget\x88\x01\x01\x12&\n" +
+	"\fpriority_gap\x18\f \x01(\rH\x02R\vpriorityGap\x88\x01\x01\x120\n" +
+	"\x14allow_no_preemptible\x18\r \x01(\bR\x12allowNoPreemptibleB\f\n" +
+	"\n" +
+	"_min_run_sB\x11\n" +
+	"\x0f_preempt_budgetB\x0f\n" +
+	"\r_priority_gap\"=\n" +
+	"\x0fGetUsageRequest\x12*\n" +
+	"\x04read\x18\x01 \x01(\v2\x16.fettle.v1.ReadOptionsR\x04read\"\xc1\x01\n" +
+	"\x10GetUsageResponse\x12)\n" +
+	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x12-\n" +
+	"\x06scopes\x18\x02 \x03(\v2\x15.fettle.v1.ScopeUsageR\x06scopes\x123\n" +
+	"\baccounts\x18\x03 \x03(\v2\x17.fettle.v1.AccountUsageR\baccounts\x12\x1e\n" +
+	"\vhalf_life_s\x18\x04 \x01(\x03R\thalfLifeS\"\xf7\x02\n" +
+	"\n" +
+	"ScopeUsage\x12(\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x14.fettle.v1.ScopeKindR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12)\n" +
+	"\x06limits\x18\x03 \x01(\v2\x11.fettle.v1.LimitsR\x06limits\x12\x1b\n" +
+	"\tgpu_milli\x18\x04 \x01(\x03R\bgpuMilli\x12!\n" +
+	"\fjobs_running\x18\x05 \x01(\x03R\vjobsRunning\x12\x1f\n" +
+	"\vjobs_queued\x18\x06 \x01(\x03R\n" +
+	"jobsQueued\x12 \n" +
+	"\fwindow_gpu_s\x18\a \x01(\x03R\n" +
+	"windowGpuS\x12&\n" +
+	"\x0fcommitted_gpu_s\x18\b \x01(\x03R\rcommittedGpuS\x12\x16\n" +
+	"\x06parent\x18\t \x01(\tR\x06parent\x12\x16\n" +
+	"\x06weight\x18\n" +
+	" \x01(\rR\x06weight\x12%\n" +
+	"\x0eguarantee_gpus\x18\v \x01(\rR\rguaranteeGpus\"Q\n" +
+	"\fAccountUsage\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12\x13\n" +
+	"\x05gpu_s\x18\x03 \x01(\x03R\x04gpuS\"\xf3\x02\n" +
+	"\vReservation\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05nodes\x18\x02 \x01(\tR\x05nodes\x12\x12\n" +
+	"\x04gpus\x18\x03 \x01(\rR\x04gpus\x12\x19\n" +
+	"\bgpu_type\x18\x04 \x01(\tR\agpuType\x12\x1c\n" +
+	"\tpartition\x18\x05 \x01(\tR\tpartition\x12\x19\n" +
+	"\bstart_ms\x18\x06 \x01(\x03R\astartMs\x12\x15\n" +
+	"\x06end_ms\x18\a \x01(\x03R\x05endMs\x12\x14\n" +
+	"\x05users\x18\b \x03(\tR\x05users\x12\x1a\n" +
+	"\bprojects\x18\t \x03(\tR\bprojects\x12\x18\n" +
+	"\acomment\x18\n" +
+	" \x01(\tR\acomment\x121\n" +
+	"\x06picked\x18\v \x03(\v2\x19.fettle.v1.NodeAllocationR\x06picked\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\f \x01(\tR\tcreatedBy\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\r \x01(\x03R\tcreatedMs\"E\n" +
+	"\x17ListReservationsRequest\x12*\n" +
+	"\x04read\x18\x01 \x01(\v2\x16.fettle.v1.ReadOptionsR\x04read\"\x81\x01\n" +
+	"\x18ListReservationsResponse\x12)\n" +
+	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x12:\n" +
+	"\freservations\x18\x02 \x03(\v2\x16.fettle.v1.ReservationR\freservations\"p\n" +
+	"\x15SetReservationRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x128\n" +
+	"\vreservation\x18\x02 \x01(\v2\x16.fettle.v1.ReservationR\vreservation\"\xa4\x01\n" +
+	"\x16SetReservationResponse\x12)\n" +
+	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x128\n" +
+	"\vreservation\x18\x02 \x01(\v2\x16.fettle.v1.ReservationR\vreservation\x12%\n" +
+	"\x0fjobs_in_the_way\x18\x03 \x03(\x04R\fjobsInTheWay\"M\n" +
+	"\x18RemoveReservationRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"F\n" +
+	"\x19RemoveReservationResponse\x12)\n" +
+	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\"\x14\n" +
 	"\x12ListPluginsRequest\"s\n" +
 	"\x13ListPluginsResponse\x12)\n" +
 	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x121\n" +
@@ -4135,7 +5441,18 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x11NODE_ACTION_DRAIN\x10\x01\x12\x16\n" +
 	"\x12NODE_ACTION_RESUME\x10\x02\x12\x1c\n" +
 	"\x18NODE_ACTION_DECLARE_DEAD\x10\x03\x12\x16\n" +
-	"\x12NODE_ACTION_REMOVE\x10\x042\xf1\v\n" +
+	"\x12NODE_ACTION_REMOVE\x10\x04*\x91\x01\n" +
+	"\vPreemptMode\x12\x1c\n" +
+	"\x18PREEMPT_MODE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10PREEMPT_MODE_OFF\x10\x01\x12\x1b\n" +
+	"\x17PREEMPT_MODE_CHECKPOINT\x10\x02\x12\x18\n" +
+	"\x14PREEMPT_MODE_REQUEUE\x10\x03\x12\x17\n" +
+	"\x13PREEMPT_MODE_CANCEL\x10\x04*n\n" +
+	"\tScopeKind\x12\x1a\n" +
+	"\x16SCOPE_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14SCOPE_KIND_PARTITION\x10\x01\x12\x16\n" +
+	"\x12SCOPE_KIND_PROJECT\x10\x02\x12\x13\n" +
+	"\x0fSCOPE_KIND_USER\x10\x032\xca\x0e\n" +
 	"\x11ControllerService\x12I\n" +
 	"\n" +
 	"SubmitJobs\x12\x1c.fettle.v1.SubmitJobsRequest\x1a\x1d.fettle.v1.SubmitJobsResponse\x12H\n" +
@@ -4158,7 +5475,11 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\fRemoveServer\x12\x1e.fettle.v1.RemoveServerRequest\x1a\x1f.fettle.v1.RemoveServerResponse\x12a\n" +
 	"\x12TransferLeadership\x12$.fettle.v1.TransferLeadershipRequest\x1a%.fettle.v1.TransferLeadershipResponse\x12F\n" +
 	"\tGetPolicy\x12\x1b.fettle.v1.GetPolicyRequest\x1a\x1c.fettle.v1.GetPolicyResponse\x12F\n" +
-	"\tSetPolicy\x12\x1b.fettle.v1.SetPolicyRequest\x1a\x1c.fettle.v1.SetPolicyResponse\x12L\n" +
+	"\tSetPolicy\x12\x1b.fettle.v1.SetPolicyRequest\x1a\x1c.fettle.v1.SetPolicyResponse\x12C\n" +
+	"\bGetUsage\x12\x1a.fettle.v1.GetUsageRequest\x1a\x1b.fettle.v1.GetUsageResponse\x12[\n" +
+	"\x10ListReservations\x12\".fettle.v1.ListReservationsRequest\x1a#.fettle.v1.ListReservationsResponse\x12U\n" +
+	"\x0eSetReservation\x12 .fettle.v1.SetReservationRequest\x1a!.fettle.v1.SetReservationResponse\x12^\n" +
+	"\x11RemoveReservation\x12#.fettle.v1.RemoveReservationRequest\x1a$.fettle.v1.RemoveReservationResponse\x12L\n" +
 	"\vListPlugins\x12\x1d.fettle.v1.ListPluginsRequest\x1a\x1e.fettle.v1.ListPluginsResponse\x12R\n" +
 	"\rGetLeaderView\x12\x1f.fettle.v1.GetLeaderViewRequest\x1a .fettle.v1.GetLeaderViewResponseB7Z5github.com/fettle-hpc/fettle/proto/fettle/v1;fettlev1b\x06proto3"
 
@@ -4174,186 +5495,231 @@ func file_fettle_v1_controller_proto_rawDescGZIP() []byte {
 	return file_fettle_v1_controller_proto_rawDescData
 }
 
-var file_fettle_v1_controller_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_fettle_v1_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_fettle_v1_controller_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_fettle_v1_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_fettle_v1_controller_proto_goTypes = []any{
 	(ReadLevel)(0),                     // 0: fettle.v1.ReadLevel
 	(NodeAction)(0),                    // 1: fettle.v1.NodeAction
-	(*ReadOptions)(nil),                // 2: fettle.v1.ReadOptions
-	(*Header)(nil),                     // 3: fettle.v1.Header
-	(*ErrorDetail)(nil),                // 4: fettle.v1.ErrorDetail
-	(*JobSubmission)(nil),              // 5: fettle.v1.JobSubmission
-	(*SubmitJobsRequest)(nil),          // 6: fettle.v1.SubmitJobsRequest
-	(*SubmitJobsResponse)(nil),         // 7: fettle.v1.SubmitJobsResponse
-	(*SubmitResult)(nil),               // 8: fettle.v1.SubmitResult
-	(*MemoryEstimate)(nil),             // 9: fettle.v1.MemoryEstimate
-	(*EstimateTerm)(nil),               // 10: fettle.v1.EstimateTerm
-	(*JobSelector)(nil),                // 11: fettle.v1.JobSelector
-	(*ElementSelector)(nil),            // 12: fettle.v1.ElementSelector
-	(*CancelJobsRequest)(nil),          // 13: fettle.v1.CancelJobsRequest
-	(*JobActionRequest)(nil),           // 14: fettle.v1.JobActionRequest
-	(*JobActionResponse)(nil),          // 15: fettle.v1.JobActionResponse
-	(*JobActionResult)(nil),            // 16: fettle.v1.JobActionResult
-	(*UpdateJobRequest)(nil),           // 17: fettle.v1.UpdateJobRequest
-	(*UpdateJobResponse)(nil),          // 18: fettle.v1.UpdateJobResponse
-	(*GetJobRequest)(nil),              // 19: fettle.v1.GetJobRequest
-	(*GetJobResponse)(nil),             // 20: fettle.v1.GetJobResponse
-	(*ListJobsRequest)(nil),            // 21: fettle.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),           // 22: fettle.v1.ListJobsResponse
-	(*WatchEventsRequest)(nil),         // 23: fettle.v1.WatchEventsRequest
-	(*Event)(nil),                      // 24: fettle.v1.Event
-	(*WatchEventsResponse)(nil),        // 25: fettle.v1.WatchEventsResponse
-	(*ReadLogRequest)(nil),             // 26: fettle.v1.ReadLogRequest
-	(*ReadLogResponse)(nil),            // 27: fettle.v1.ReadLogResponse
-	(*ListNodesRequest)(nil),           // 28: fettle.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),          // 29: fettle.v1.ListNodesResponse
-	(*UpdateNodeRequest)(nil),          // 30: fettle.v1.UpdateNodeRequest
-	(*UpdateNodeResponse)(nil),         // 31: fettle.v1.UpdateNodeResponse
-	(*GetClusterRequest)(nil),          // 32: fettle.v1.GetClusterRequest
-	(*ServerInfo)(nil),                 // 33: fettle.v1.ServerInfo
-	(*GetClusterResponse)(nil),         // 34: fettle.v1.GetClusterResponse
-	(*SchedulerStats)(nil),             // 35: fettle.v1.SchedulerStats
-	(*AddServerRequest)(nil),           // 36: fettle.v1.AddServerRequest
-	(*AddServerResponse)(nil),          // 37: fettle.v1.AddServerResponse
-	(*RemoveServerRequest)(nil),        // 38: fettle.v1.RemoveServerRequest
-	(*RemoveServerResponse)(nil),       // 39: fettle.v1.RemoveServerResponse
-	(*TransferLeadershipRequest)(nil),  // 40: fettle.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 41: fettle.v1.TransferLeadershipResponse
-	(*GetPolicyRequest)(nil),           // 42: fettle.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),          // 43: fettle.v1.GetPolicyResponse
-	(*SetPolicyRequest)(nil),           // 44: fettle.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),          // 45: fettle.v1.SetPolicyResponse
-	(*ClusterPolicy)(nil),              // 46: fettle.v1.ClusterPolicy
-	(*Partition)(nil),                  // 47: fettle.v1.Partition
-	(*ListPluginsRequest)(nil),         // 48: fettle.v1.ListPluginsRequest
-	(*ListPluginsResponse)(nil),        // 49: fettle.v1.ListPluginsResponse
-	(*PluginStatus)(nil),               // 50: fettle.v1.PluginStatus
-	(*GetLeaderViewRequest)(nil),       // 51: fettle.v1.GetLeaderViewRequest
-	(*GetLeaderViewResponse)(nil),      // 52: fettle.v1.GetLeaderViewResponse
-	(*JobWait)(nil),                    // 53: fettle.v1.JobWait
-	(*JobProgress)(nil),                // 54: fettle.v1.JobProgress
-	(*ServerContact)(nil),              // 55: fettle.v1.ServerContact
-	(*NodeContact)(nil),                // 56: fettle.v1.NodeContact
-	(*JobSpec)(nil),                    // 57: fettle.v1.JobSpec
-	(JobState)(0),                      // 58: fettle.v1.JobState
-	(*ArrayRange)(nil),                 // 59: fettle.v1.ArrayRange
-	(*Job)(nil),                        // 60: fettle.v1.Job
-	(Reason)(0),                        // 61: fettle.v1.Reason
-	(*Node)(nil),                       // 62: fettle.v1.Node
-	(*KeyValue)(nil),                   // 63: fettle.v1.KeyValue
-	(*Progress)(nil),                   // 64: fettle.v1.Progress
-	(*GPUReading)(nil),                 // 65: fettle.v1.GPUReading
+	(PreemptMode)(0),                   // 2: fettle.v1.PreemptMode
+	(ScopeKind)(0),                     // 3: fettle.v1.ScopeKind
+	(*ReadOptions)(nil),                // 4: fettle.v1.ReadOptions
+	(*Header)(nil),                     // 5: fettle.v1.Header
+	(*ErrorDetail)(nil),                // 6: fettle.v1.ErrorDetail
+	(*JobSubmission)(nil),              // 7: fettle.v1.JobSubmission
+	(*SubmitJobsRequest)(nil),          // 8: fettle.v1.SubmitJobsRequest
+	(*SubmitJobsResponse)(nil),         // 9: fettle.v1.SubmitJobsResponse
+	(*SubmitResult)(nil),               // 10: fettle.v1.SubmitResult
+	(*MemoryEstimate)(nil),             // 11: fettle.v1.MemoryEstimate
+	(*EstimateTerm)(nil),               // 12: fettle.v1.EstimateTerm
+	(*JobSelector)(nil),                // 13: fettle.v1.JobSelector
+	(*ElementSelector)(nil),            // 14: fettle.v1.ElementSelector
+	(*CancelJobsRequest)(nil),          // 15: fettle.v1.CancelJobsRequest
+	(*JobActionRequest)(nil),           // 16: fettle.v1.JobActionRequest
+	(*JobActionResponse)(nil),          // 17: fettle.v1.JobActionResponse
+	(*JobActionResult)(nil),            // 18: fettle.v1.JobActionResult
+	(*UpdateJobRequest)(nil),           // 19: fettle.v1.UpdateJobRequest
+	(*UpdateJobResponse)(nil),          // 20: fettle.v1.UpdateJobResponse
+	(*GetJobRequest)(nil),              // 21: fettle.v1.GetJobRequest
+	(*GetJobResponse)(nil),             // 22: fettle.v1.GetJobResponse
+	(*ListJobsRequest)(nil),            // 23: fettle.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),           // 24: fettle.v1.ListJobsResponse
+	(*WatchEventsRequest)(nil),         // 25: fettle.v1.WatchEventsRequest
+	(*Event)(nil),                      // 26: fettle.v1.Event
+	(*WatchEventsResponse)(nil),        // 27: fettle.v1.WatchEventsResponse
+	(*ReadLogRequest)(nil),             // 28: fettle.v1.ReadLogRequest
+	(*ReadLogResponse)(nil),            // 29: fettle.v1.ReadLogResponse
+	(*ListNodesRequest)(nil),           // 30: fettle.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),          // 31: fettle.v1.ListNodesResponse
+	(*UpdateNodeRequest)(nil),          // 32: fettle.v1.UpdateNodeRequest
+	(*UpdateNodeResponse)(nil),         // 33: fettle.v1.UpdateNodeResponse
+	(*GetClusterRequest)(nil),          // 34: fettle.v1.GetClusterRequest
+	(*ServerInfo)(nil),                 // 35: fettle.v1.ServerInfo
+	(*GetClusterResponse)(nil),         // 36: fettle.v1.GetClusterResponse
+	(*SchedulerStats)(nil),             // 37: fettle.v1.SchedulerStats
+	(*AddServerRequest)(nil),           // 38: fettle.v1.AddServerRequest
+	(*AddServerResponse)(nil),          // 39: fettle.v1.AddServerResponse
+	(*RemoveServerRequest)(nil),        // 40: fettle.v1.RemoveServerRequest
+	(*RemoveServerResponse)(nil),       // 41: fettle.v1.RemoveServerResponse
+	(*TransferLeadershipRequest)(nil),  // 42: fettle.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 43: fettle.v1.TransferLeadershipResponse
+	(*GetPolicyRequest)(nil),           // 44: fettle.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),          // 45: fettle.v1.GetPolicyResponse
+	(*SetPolicyRequest)(nil),           // 46: fettle.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),          // 47: fettle.v1.SetPolicyResponse
+	(*ClusterPolicy)(nil),              // 48: fettle.v1.ClusterPolicy
+	(*Limits)(nil),                     // 49: fettle.v1.Limits
+	(*Project)(nil),                    // 50: fettle.v1.Project
+	(*UserLimits)(nil),                 // 51: fettle.v1.UserLimits
+	(*Partition)(nil),                  // 52: fettle.v1.Partition
+	(*GetUsageRequest)(nil),            // 53: fettle.v1.GetUsageRequest
+	(*GetUsageResponse)(nil),           // 54: fettle.v1.GetUsageResponse
+	(*ScopeUsage)(nil),                 // 55: fettle.v1.ScopeUsage
+	(*AccountUsage)(nil),               // 56: fettle.v1.AccountUsage
+	(*Reservation)(nil),                // 57: fettle.v1.Reservation
+	(*ListReservationsRequest)(nil),    // 58: fettle.v1.ListReservationsRequest
+	(*ListReservationsResponse)(nil),   // 59: fettle.v1.ListReservationsResponse
+	(*SetReservationRequest)(nil),      // 60: fettle.v1.SetReservationRequest
+	(*SetReservationResponse)(nil),     // 61: fettle.v1.SetReservationResponse
+	(*RemoveReservationRequest)(nil),   // 62: fettle.v1.RemoveReservationRequest
+	(*RemoveReservationResponse)(nil),  // 63: fettle.v1.RemoveReservationResponse
+	(*ListPluginsRequest)(nil),         // 64: fettle.v1.ListPluginsRequest
+	(*ListPluginsResponse)(nil),        // 65: fettle.v1.ListPluginsResponse
+	(*PluginStatus)(nil),               // 66: fettle.v1.PluginStatus
+	(*GetLeaderViewRequest)(nil),       // 67: fettle.v1.GetLeaderViewRequest
+	(*GetLeaderViewResponse)(nil),      // 68: fettle.v1.GetLeaderViewResponse
+	(*JobWait)(nil),                    // 69: fettle.v1.JobWait
+	(*JobProgress)(nil),                // 70: fettle.v1.JobProgress
+	(*ServerContact)(nil),              // 71: fettle.v1.ServerContact
+	(*NodeContact)(nil),                // 72: fettle.v1.NodeContact
+	(*JobSpec)(nil),                    // 73: fettle.v1.JobSpec
+	(JobState)(0),                      // 74: fettle.v1.JobState
+	(*ArrayRange)(nil),                 // 75: fettle.v1.ArrayRange
+	(*Job)(nil),                        // 76: fettle.v1.Job
+	(Reason)(0),                        // 77: fettle.v1.Reason
+	(*Node)(nil),                       // 78: fettle.v1.Node
+	(*KeyValue)(nil),                   // 79: fettle.v1.KeyValue
+	(*NodeAllocation)(nil),             // 80: fettle.v1.NodeAllocation
+	(*Progress)(nil),                   // 81: fettle.v1.Progress
+	(*GPUReading)(nil),                 // 82: fettle.v1.GPUReading
 }
 var file_fettle_v1_controller_proto_depIdxs = []int32{
-	0,  // 0: fettle.v1.ReadOptions.level:type_name -> fettle.v1.ReadLevel
-	0,  // 1: fettle.v1.Header.level:type_name -> fettle.v1.ReadLevel
-	57, // 2: fettle.v1.JobSubmission.spec:type_name -> fettle.v1.JobSpec
-	5,  // 3: fettle.v1.SubmitJobsRequest.jobs:type_name -> fettle.v1.JobSubmission
-	3,  // 4: fettle.v1.SubmitJobsResponse.header:type_name -> fettle.v1.Header
-	8,  // 5: fettle.v1.SubmitJobsResponse.results:type_name -> fettle.v1.SubmitResult
-	4,  // 6: fettle.v1.SubmitResult.error:type_name -> fettle.v1.ErrorDetail
-	57, // 7: fettle.v1.SubmitResult.spec:type_name -> fettle.v1.JobSpec
-	9,  // 8: fettle.v1.SubmitResult.estimate:type_name -> fettle.v1.MemoryEstimate
-	10, // 9: fettle.v1.MemoryEstimate.terms:type_name -> fettle.v1.EstimateTerm
-	58, // 10: fettle.v1.JobSelector.states:type_name -> fettle.v1.JobState
-	12, // 11: fettle.v1.JobSelector.elements:type_name -> fettle.v1.ElementSelector
-	59, // 12: fettle.v1.ElementSelector.ranges:type_name -> fettle.v1.ArrayRange
-	11, // 13: fettle.v1.CancelJobsRequest.select:type_name -> fettle.v1.JobSelector
-	11, // 14: fettle.v1.JobActionRequest.select:type_name -> fettle.v1.JobSelector
-	3,  // 15: fettle.v1.JobActionResponse.header:type_name -> fettle.v1.Header
-	16, // 16: fettle.v1.JobActionResponse.results:type_name -> fettle.v1.JobActionResult
-	4,  // 17: fettle.v1.JobActionResult.error:type_name -> fettle.v1.ErrorDetail
-	3,  // 18: fettle.v1.UpdateJobResponse.header:type_name -> fettle.v1.Header
-	60, // 19: fettle.v1.UpdateJobResponse.job:type_name -> fettle.v1.Job
-	2,  // 20: fettle.v1.GetJobRequest.read:type_name -> fettle.v1.ReadOptions
-	3,  // 21: fettle.v1.GetJobResponse.header:type_name -> fettle.v1.Header
-	60, // 22: fettle.v1.GetJobResponse.job:type_name -> fettle.v1.Job
-	2,  // 23: fettle.v1.ListJobsRequest.read:type_name -> fettle.v1.ReadOptions
-	11, // 24: fettle.v1.ListJobsRequest.select:type_name -> fettle.v1.JobSelector
-	3,  // 25: fettle.v1.ListJobsResponse.header:type_name -> fettle.v1.Header
-	60, // 26: fettle.v1.ListJobsResponse.jobs:type_name -> fettle.v1.Job
-	11, // 27: fettle.v1.WatchEventsRequest.select:type_name -> fettle.v1.JobSelector
-	58, // 28: fettle.v1.Event.old_state:type_name -> fettle.v1.JobState
-	58, // 29: fettle.v1.Event.state:type_name -> fettle.v1.JobState
-	61, // 30: fettle.v1.Event.reason:type_name -> fettle.v1.Reason
-	24, // 31: fettle.v1.WatchEventsResponse.events:type_name -> fettle.v1.Event
-	3,  // 32: fettle.v1.WatchEventsResponse.header:type_name -> fettle.v1.Header
-	60, // 33: fettle.v1.ReadLogResponse.job:type_name -> fettle.v1.Job
-	2,  // 34: fettle.v1.ListNodesRequest.read:type_name -> fettle.v1.ReadOptions
-	3,  // 35: fettle.v1.ListNodesResponse.header:type_name -> fettle.v1.Header
-	62, // 36: fettle.v1.ListNodesResponse.nodes:type_name -> fettle.v1.Node
-	1,  // 37: fettle.v1.UpdateNodeRequest.action:type_name -> fettle.v1.NodeAction
-	3,  // 38: fettle.v1.UpdateNodeResponse.header:type_name -> fettle.v1.Header
-	62, // 39: fettle.v1.UpdateNodeResponse.node:type_name -> fettle.v1.Node
-	2,  // 40: fettle.v1.GetClusterRequest.read:type_name -> fettle.v1.ReadOptions
-	3,  // 41: fettle.v1.GetClusterResponse.header:type_name -> fettle.v1.Header
-	33, // 42: fettle.v1.GetClusterResponse.servers:type_name -> fettle.v1.ServerInfo
-	35, // 43: fettle.v1.GetClusterResponse.scheduler:type_name -> fettle.v1.SchedulerStats
-	3,  // 44: fettle.v1.AddServerResponse.header:type_name -> fettle.v1.Header
-	3,  // 45: fettle.v1.RemoveServerResponse.header:type_name -> fettle.v1.Header
-	3,  // 46: fettle.v1.TransferLeadershipResponse.header:type_name -> fettle.v1.Header
-	2,  // 47: fettle.v1.GetPolicyRequest.read:type_name -> fettle.v1.ReadOptions
-	3,  // 48: fettle.v1.GetPolicyResponse.header:type_name -> fettle.v1.Header
-	46, // 49: fettle.v1.GetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
-	46, // 50: fettle.v1.SetPolicyRequest.policy:type_name -> fettle.v1.ClusterPolicy
-	3,  // 51: fettle.v1.SetPolicyResponse.header:type_name -> fettle.v1.Header
-	46, // 52: fettle.v1.SetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
-	47, // 53: fettle.v1.ClusterPolicy.partitions:type_name -> fettle.v1.Partition
-	63, // 54: fettle.v1.ClusterPolicy.scheduling:type_name -> fettle.v1.KeyValue
-	3,  // 55: fettle.v1.ListPluginsResponse.header:type_name -> fettle.v1.Header
-	50, // 56: fettle.v1.ListPluginsResponse.plugins:type_name -> fettle.v1.PluginStatus
-	53, // 57: fettle.v1.GetLeaderViewResponse.waits:type_name -> fettle.v1.JobWait
-	54, // 58: fettle.v1.GetLeaderViewResponse.progress:type_name -> fettle.v1.JobProgress
-	56, // 59: fettle.v1.GetLeaderViewResponse.nodes:type_name -> fettle.v1.NodeContact
-	55, // 60: fettle.v1.GetLeaderViewResponse.servers:type_name -> fettle.v1.ServerContact
-	61, // 61: fettle.v1.JobWait.reason:type_name -> fettle.v1.Reason
-	64, // 62: fettle.v1.JobProgress.progress:type_name -> fettle.v1.Progress
-	65, // 63: fettle.v1.NodeContact.readings:type_name -> fettle.v1.GPUReading
-	6,  // 64: fettle.v1.ControllerService.SubmitJobs:input_type -> fettle.v1.SubmitJobsRequest
-	13, // 65: fettle.v1.ControllerService.CancelJobs:input_type -> fettle.v1.CancelJobsRequest
-	14, // 66: fettle.v1.ControllerService.HoldJobs:input_type -> fettle.v1.JobActionRequest
-	14, // 67: fettle.v1.ControllerService.ReleaseJobs:input_type -> fettle.v1.JobActionRequest
-	14, // 68: fettle.v1.ControllerService.RequeueJobs:input_type -> fettle.v1.JobActionRequest
-	17, // 69: fettle.v1.ControllerService.UpdateJob:input_type -> fettle.v1.UpdateJobRequest
-	19, // 70: fettle.v1.ControllerService.GetJob:input_type -> fettle.v1.GetJobRequest
-	21, // 71: fettle.v1.ControllerService.ListJobs:input_type -> fettle.v1.ListJobsRequest
-	23, // 72: fettle.v1.ControllerService.WatchEvents:input_type -> fettle.v1.WatchEventsRequest
-	26, // 73: fettle.v1.ControllerService.ReadLog:input_type -> fettle.v1.ReadLogRequest
-	28, // 74: fettle.v1.ControllerService.ListNodes:input_type -> fettle.v1.ListNodesRequest
-	30, // 75: fettle.v1.ControllerService.UpdateNode:input_type -> fettle.v1.UpdateNodeRequest
-	32, // 76: fettle.v1.ControllerService.GetCluster:input_type -> fettle.v1.GetClusterRequest
-	36, // 77: fettle.v1.ControllerService.AddServer:input_type -> fettle.v1.AddServerRequest
-	38, // 78: fettle.v1.ControllerService.RemoveServer:input_type -> fettle.v1.RemoveServerRequest
-	40, // 79: fettle.v1.ControllerService.TransferLeadership:input_type -> fettle.v1.TransferLeadershipRequest
-	42, // 80: fettle.v1.ControllerService.GetPolicy:input_type -> fettle.v1.GetPolicyRequest
-	44, // 81: fettle.v1.ControllerService.SetPolicy:input_type -> fettle.v1.SetPolicyRequest
-	48, // 82: fettle.v1.ControllerService.ListPlugins:input_type -> fettle.v1.ListPluginsRequest
-	51, // 83: fettle.v1.ControllerService.GetLeaderView:input_type -> fettle.v1.GetLeaderViewRequest
-	7,  // 84: fettle.v1.ControllerService.SubmitJobs:output_type -> fettle.v1.SubmitJobsResponse
-	15, // 85: fettle.v1.ControllerService.CancelJobs:output_type -> fettle.v1.JobActionResponse
-	15, // 86: fettle.v1.ControllerService.HoldJobs:output_type -> fettle.v1.JobActionResponse
-	15, // 87: fettle.v1.ControllerService.ReleaseJobs:output_type -> fettle.v1.JobActionResponse
-	15, // 88: fettle.v1.ControllerService.RequeueJobs:output_type -> fettle.v1.JobActionResponse
-	18, // 89: fettle.v1.ControllerService.UpdateJob:output_type -> fettle.v1.UpdateJobResponse
-	20, // 90: fettle.v1.ControllerService.GetJob:output_type -> fettle.v1.GetJobResponse
-	22, // 91: fettle.v1.ControllerService.ListJobs:output_type -> fettle.v1.ListJobsResponse
-	25, // 92: fettle.v1.ControllerService.WatchEvents:output_type -> fettle.v1.WatchEventsResponse
-	27, // 93: fettle.v1.ControllerService.ReadLog:output_type -> fettle.v1.ReadLogResponse
-	29, // 94: fettle.v1.ControllerService.ListNodes:output_type -> fettle.v1.ListNodesResponse
-	31, // 95: fettle.v1.ControllerService.UpdateNode:output_type -> fettle.v1.UpdateNodeResponse
-	34, // 96: fettle.v1.ControllerService.GetCluster:output_type -> fettle.v1.GetClusterResponse
-	37, // 97: fettle.v1.ControllerService.AddServer:output_type -> fettle.v1.AddServerResponse
-	39, // 98: fettle.v1.ControllerService.RemoveServer:output_type -> fettle.v1.RemoveServerResponse
-	41, // 99: fettle.v1.ControllerService.TransferLeadership:output_type -> fettle.v1.TransferLeadershipResponse
-	43, // 100: fettle.v1.ControllerService.GetPolicy:output_type -> fettle.v1.GetPolicyResponse
-	45, // 101: fettle.v1.ControllerService.SetPolicy:output_type -> fettle.v1.SetPolicyResponse
-	49, // 102: fettle.v1.ControllerService.ListPlugins:output_type -> fettle.v1.ListPluginsResponse
-	52, // 103: fettle.v1.ControllerService.GetLeaderView:output_type -> fettle.v1.GetLeaderViewResponse
-	84, // [84:104] is the sub-list for method output_type
-	64, // [64:84] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	0,   // 0: fettle.v1.ReadOptions.level:type_name -> fettle.v1.ReadLevel
+	0,   // 1: fettle.v1.Header.level:type_name -> fettle.v1.ReadLevel
+	73,  // 2: fettle.v1.JobSubmission.spec:type_name -> fettle.v1.JobSpec
+	7,   // 3: fettle.v1.SubmitJobsRequest.jobs:type_name -> fettle.v1.JobSubmission
+	5,   // 4: fettle.v1.SubmitJobsResponse.header:type_name -> fettle.v1.Header
+	10,  // 5: fettle.v1.SubmitJobsResponse.results:type_name -> fettle.v1.SubmitResult
+	6,   // 6: fettle.v1.SubmitResult.error:type_name -> fettle.v1.ErrorDetail
+	73,  // 7: fettle.v1.SubmitResult.spec:type_name -> fettle.v1.JobSpec
+	11,  // 8: fettle.v1.SubmitResult.estimate:type_name -> fettle.v1.MemoryEstimate
+	12,  // 9: fettle.v1.MemoryEstimate.terms:type_name -> fettle.v1.EstimateTerm
+	74,  // 10: fettle.v1.JobSelector.states:type_name -> fettle.v1.JobState
+	14,  // 11: fettle.v1.JobSelector.elements:type_name -> fettle.v1.ElementSelector
+	75,  // 12: fettle.v1.ElementSelector.ranges:type_name -> fettle.v1.ArrayRange
+	13,  // 13: fettle.v1.CancelJobsRequest.select:type_name -> fettle.v1.JobSelector
+	13,  // 14: fettle.v1.JobActionRequest.select:type_name -> fettle.v1.JobSelector
+	5,   // 15: fettle.v1.JobActionResponse.header:type_name -> fettle.v1.Header
+	18,  // 16: fettle.v1.JobActionResponse.results:type_name -> fettle.v1.JobActionResult
+	6,   // 17: fettle.v1.JobActionResult.error:type_name -> fettle.v1.ErrorDetail
+	5,   // 18: fettle.v1.UpdateJobResponse.header:type_name -> fettle.v1.Header
+	76,  // 19: fettle.v1.UpdateJobResponse.job:type_name -> fettle.v1.Job
+	4,   // 20: fettle.v1.GetJobRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 21: fettle.v1.GetJobResponse.header:type_name -> fettle.v1.Header
+	76,  // 22: fettle.v1.GetJobResponse.job:type_name -> fettle.v1.Job
+	4,   // 23: fettle.v1.ListJobsRequest.read:type_name -> fettle.v1.ReadOptions
+	13,  // 24: fettle.v1.ListJobsRequest.select:type_name -> fettle.v1.JobSelector
+	5,   // 25: fettle.v1.ListJobsResponse.header:type_name -> fettle.v1.Header
+	76,  // 26: fettle.v1.ListJobsResponse.jobs:type_name -> fettle.v1.Job
+	13,  // 27: fettle.v1.WatchEventsRequest.select:type_name -> fettle.v1.JobSelector
+	74,  // 28: fettle.v1.Event.old_state:type_name -> fettle.v1.JobState
+	74,  // 29: fettle.v1.Event.state:type_name -> fettle.v1.JobState
+	77,  // 30: fettle.v1.Event.reason:type_name -> fettle.v1.Reason
+	26,  // 31: fettle.v1.WatchEventsResponse.events:type_name -> fettle.v1.Event
+	5,   // 32: fettle.v1.WatchEventsResponse.header:type_name -> fettle.v1.Header
+	76,  // 33: fettle.v1.ReadLogResponse.job:type_name -> fettle.v1.Job
+	4,   // 34: fettle.v1.ListNodesRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 35: fettle.v1.ListNodesResponse.header:type_name -> fettle.v1.Header
+	78,  // 36: fettle.v1.ListNodesResponse.nodes:type_name -> fettle.v1.Node
+	1,   // 37: fettle.v1.UpdateNodeRequest.action:type_name -> fettle.v1.NodeAction
+	5,   // 38: fettle.v1.UpdateNodeResponse.header:type_name -> fettle.v1.Header
+	78,  // 39: fettle.v1.UpdateNodeResponse.node:type_name -> fettle.v1.Node
+	4,   // 40: fettle.v1.GetClusterRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 41: fettle.v1.GetClusterResponse.header:type_name -> fettle.v1.Header
+	35,  // 42: fettle.v1.GetClusterResponse.servers:type_name -> fettle.v1.ServerInfo
+	37,  // 43: fettle.v1.GetClusterResponse.scheduler:type_name -> fettle.v1.SchedulerStats
+	5,   // 44: fettle.v1.AddServerResponse.header:type_name -> fettle.v1.Header
+	5,   // 45: fettle.v1.RemoveServerResponse.header:type_name -> fettle.v1.Header
+	5,   // 46: fettle.v1.TransferLeadershipResponse.header:type_name -> fettle.v1.Header
+	4,   // 47: fettle.v1.GetPolicyRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 48: fettle.v1.GetPolicyResponse.header:type_name -> fettle.v1.Header
+	48,  // 49: fettle.v1.GetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
+	48,  // 50: fettle.v1.SetPolicyRequest.policy:type_name -> fettle.v1.ClusterPolicy
+	5,   // 51: fettle.v1.SetPolicyResponse.header:type_name -> fettle.v1.Header
+	48,  // 52: fettle.v1.SetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
+	52,  // 53: fettle.v1.ClusterPolicy.partitions:type_name -> fettle.v1.Partition
+	79,  // 54: fettle.v1.ClusterPolicy.scheduling:type_name -> fettle.v1.KeyValue
+	50,  // 55: fettle.v1.ClusterPolicy.projects:type_name -> fettle.v1.Project
+	51,  // 56: fettle.v1.ClusterPolicy.users:type_name -> fettle.v1.UserLimits
+	49,  // 57: fettle.v1.Project.limits:type_name -> fettle.v1.Limits
+	49,  // 58: fettle.v1.UserLimits.limits:type_name -> fettle.v1.Limits
+	49,  // 59: fettle.v1.Partition.limits:type_name -> fettle.v1.Limits
+	2,   // 60: fettle.v1.Partition.preempt:type_name -> fettle.v1.PreemptMode
+	4,   // 61: fettle.v1.GetUsageRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 62: fettle.v1.GetUsageResponse.header:type_name -> fettle.v1.Header
+	55,  // 63: fettle.v1.GetUsageResponse.scopes:type_name -> fettle.v1.ScopeUsage
+	56,  // 64: fettle.v1.GetUsageResponse.accounts:type_name -> fettle.v1.AccountUsage
+	3,   // 65: fettle.v1.ScopeUsage.kind:type_name -> fettle.v1.ScopeKind
+	49,  // 66: fettle.v1.ScopeUsage.limits:type_name -> fettle.v1.Limits
+	80,  // 67: fettle.v1.Reservation.picked:type_name -> fettle.v1.NodeAllocation
+	4,   // 68: fettle.v1.ListReservationsRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 69: fettle.v1.ListReservationsResponse.header:type_name -> fettle.v1.Header
+	57,  // 70: fettle.v1.ListReservationsResponse.reservations:type_name -> fettle.v1.Reservation
+	57,  // 71: fettle.v1.SetReservationRequest.reservation:type_name -> fettle.v1.Reservation
+	5,   // 72: fettle.v1.SetReservationResponse.header:type_name -> fettle.v1.Header
+	57,  // 73: fettle.v1.SetReservationResponse.reservation:type_name -> fettle.v1.Reservation
+	5,   // 74: fettle.v1.RemoveReservationResponse.header:type_name -> fettle.v1.Header
+	5,   // 75: fettle.v1.ListPluginsResponse.header:type_name -> fettle.v1.Header
+	66,  // 76: fettle.v1.ListPluginsResponse.plugins:type_name -> fettle.v1.PluginStatus
+	69,  // 77: fettle.v1.GetLeaderViewResponse.waits:type_name -> fettle.v1.JobWait
+	70,  // 78: fettle.v1.GetLeaderViewResponse.progress:type_name -> fettle.v1.JobProgress
+	72,  // 79: fettle.v1.GetLeaderViewResponse.nodes:type_name -> fettle.v1.NodeContact
+	71,  // 80: fettle.v1.GetLeaderViewResponse.servers:type_name -> fettle.v1.ServerContact
+	77,  // 81: fettle.v1.JobWait.reason:type_name -> fettle.v1.Reason
+	81,  // 82: fettle.v1.JobProgress.progress:type_name -> fettle.v1.Progress
+	82,  // 83: fettle.v1.NodeContact.readings:type_name -> fettle.v1.GPUReading
+	8,   // 84: fettle.v1.ControllerService.SubmitJobs:input_type -> fettle.v1.SubmitJobsRequest
+	15,  // 85: fettle.v1.ControllerService.CancelJobs:input_type -> fettle.v1.CancelJobsRequest
+	16,  // 86: fettle.v1.ControllerService.HoldJobs:input_type -> fettle.v1.JobActionRequest
+	16,  // 87: fettle.v1.ControllerService.ReleaseJobs:input_type -> fettle.v1.JobActionRequest
+	16,  // 88: fettle.v1.ControllerService.RequeueJobs:input_type -> fettle.v1.JobActionRequest
+	19,  // 89: fettle.v1.ControllerService.UpdateJob:input_type -> fettle.v1.UpdateJobRequest
+	21,  // 90: fettle.v1.ControllerService.GetJob:input_type -> fettle.v1.GetJobRequest
+	23,  // 91: fettle.v1.ControllerService.ListJobs:input_type -> fettle.v1.ListJobsRequest
+	25,  // 92: fettle.v1.ControllerService.WatchEvents:input_type -> fettle.v1.WatchEventsRequest
+	28,  // 93: fettle.v1.ControllerService.ReadLog:input_type -> fettle.v1.ReadLogRequest
+	30,  // 94: fettle.v1.ControllerService.ListNodes:input_type -> fettle.v1.ListNodesRequest
+	32,  // 95: fettle.v1.ControllerService.UpdateNode:input_type -> fettle.v1.UpdateNodeRequest
+	34,  // 96: fettle.v1.ControllerService.GetCluster:input_type -> fettle.v1.GetClusterRequest
+	38,  // 97: fettle.v1.ControllerService.AddServer:input_type -> fettle.v1.AddServerRequest
+	40,  // 98: fettle.v1.ControllerService.RemoveServer:input_type -> fettle.v1.RemoveServerRequest
+	42,  // 99: fettle.v1.ControllerService.TransferLeadership:input_type -> fettle.v1.TransferLeadershipRequest
+	44,  // 100: fettle.v1.ControllerService.GetPolicy:input_type -> fettle.v1.GetPolicyRequest
+	46,  // 101: fettle.v1.ControllerService.SetPolicy:input_type -> fettle.v1.SetPolicyRequest
+	53,  // 102: fettle.v1.ControllerService.GetUsage:input_type -> fettle.v1.GetUsageRequest
+	58,  // 103: fettle.v1.ControllerService.ListReservations:input_type -> fettle.v1.ListReservationsRequest
+	60,  // 104: fettle.v1.ControllerService.SetReservation:input_type -> fettle.v1.SetReservationRequest
+	62,  // 105: fettle.v1.ControllerService.RemoveReservation:input_type -> fettle.v1.RemoveReservationRequest
+	64,  // 106: fettle.v1.ControllerService.ListPlugins:input_type -> fettle.v1.ListPluginsRequest
+	67,  // 107: fettle.v1.ControllerService.GetLeaderView:input_type -> fettle.v1.GetLeaderViewRequest
+	9,   // 108: fettle.v1.ControllerService.SubmitJobs:output_type -> fettle.v1.SubmitJobsResponse
+	17,  // 109: fettle.v1.ControllerService.CancelJobs:output_type -> fettle.v1.JobActionResponse
+	17,  // 110: fettle.v1.ControllerService.HoldJobs:output_type -> fettle.v1.JobActionResponse
+	17,  // 111: fettle.v1.ControllerService.ReleaseJobs:output_type -> fettle.v1.JobActionResponse
+	17,  // 112: fettle.v1.ControllerService.RequeueJobs:output_type -> fettle.v1.JobActionResponse
+	20,  // 113: fettle.v1.ControllerService.UpdateJob:output_type -> fettle.v1.UpdateJobResponse
+	22,  // 114: fettle.v1.ControllerService.GetJob:output_type -> fettle.v1.GetJobResponse
+	24,  // 115: fettle.v1.ControllerService.ListJobs:output_type -> fettle.v1.ListJobsResponse
+	27,  // 116: fettle.v1.ControllerService.WatchEvents:output_type -> fettle.v1.WatchEventsResponse
+	29,  // 117: fettle.v1.ControllerService.ReadLog:output_type -> fettle.v1.ReadLogResponse
+	31,  // 118: fettle.v1.ControllerService.ListNodes:output_type -> fettle.v1.ListNodesResponse
+	33,  // 119: fettle.v1.ControllerService.UpdateNode:output_type -> fettle.v1.UpdateNodeResponse
+	36,  // 120: fettle.v1.ControllerService.GetCluster:output_type -> fettle.v1.GetClusterResponse
+	39,  // 121: fettle.v1.ControllerService.AddServer:output_type -> fettle.v1.AddServerResponse
+	41,  // 122: fettle.v1.ControllerService.RemoveServer:output_type -> fettle.v1.RemoveServerResponse
+	43,  // 123: fettle.v1.ControllerService.TransferLeadership:output_type -> fettle.v1.TransferLeadershipResponse
+	45,  // 124: fettle.v1.ControllerService.GetPolicy:output_type -> fettle.v1.GetPolicyResponse
+	47,  // 125: fettle.v1.ControllerService.SetPolicy:output_type -> fettle.v1.SetPolicyResponse
+	54,  // 126: fettle.v1.ControllerService.GetUsage:output_type -> fettle.v1.GetUsageResponse
+	59,  // 127: fettle.v1.ControllerService.ListReservations:output_type -> fettle.v1.ListReservationsResponse
+	61,  // 128: fettle.v1.ControllerService.SetReservation:output_type -> fettle.v1.SetReservationResponse
+	63,  // 129: fettle.v1.ControllerService.RemoveReservation:output_type -> fettle.v1.RemoveReservationResponse
+	65,  // 130: fettle.v1.ControllerService.ListPlugins:output_type -> fettle.v1.ListPluginsResponse
+	68,  // 131: fettle.v1.ControllerService.GetLeaderView:output_type -> fettle.v1.GetLeaderViewResponse
+	108, // [108:132] is the sub-list for method output_type
+	84,  // [84:108] is the sub-list for method input_type
+	84,  // [84:84] is the sub-list for extension type_name
+	84,  // [84:84] is the sub-list for extension extendee
+	0,   // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_fettle_v1_controller_proto_init() }
@@ -4367,13 +5733,14 @@ func file_fettle_v1_controller_proto_init() {
 	file_fettle_v1_controller_proto_msgTypes[15].OneofWrappers = []any{}
 	file_fettle_v1_controller_proto_msgTypes[17].OneofWrappers = []any{}
 	file_fettle_v1_controller_proto_msgTypes[24].OneofWrappers = []any{}
+	file_fettle_v1_controller_proto_msgTypes[48].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fettle_v1_controller_proto_rawDesc), len(file_fettle_v1_controller_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   55,
+			NumEnums:      4,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,6 +39,10 @@ const (
 	ControllerService_TransferLeadership_FullMethodName = "/fettle.v1.ControllerService/TransferLeadership"
 	ControllerService_GetPolicy_FullMethodName          = "/fettle.v1.ControllerService/GetPolicy"
 	ControllerService_SetPolicy_FullMethodName          = "/fettle.v1.ControllerService/SetPolicy"
+	ControllerService_GetUsage_FullMethodName           = "/fettle.v1.ControllerService/GetUsage"
+	ControllerService_ListReservations_FullMethodName   = "/fettle.v1.ControllerService/ListReservations"
+	ControllerService_SetReservation_FullMethodName     = "/fettle.v1.ControllerService/SetReservation"
+	ControllerService_RemoveReservation_FullMethodName  = "/fettle.v1.ControllerService/RemoveReservation"
 	ControllerService_ListPlugins_FullMethodName        = "/fettle.v1.ControllerService/ListPlugins"
 	ControllerService_GetLeaderView_FullMethodName      = "/fettle.v1.ControllerService/GetLeaderView"
 )
@@ -69,6 +73,12 @@ type ControllerServiceClient interface {
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
 	GetPolicy(ctx context.Context, in *GetPolicyRequest, opts ...grpc.CallOption) (*GetPolicyResponse, error)
 	SetPolicy(ctx context.Context, in *SetPolicyRequest, opts ...grpc.CallOption) (*SetPolicyResponse, error)
+	// GetUsage answers what partitions, projects and users hold, have used and may use.
+	GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error)
+	ListReservations(ctx context.Context, in *ListReservationsRequest, opts ...grpc.CallOption) (*ListReservationsResponse, error)
+	// SetReservation adds a reservation, or replaces the one of that name.
+	SetReservation(ctx context.Context, in *SetReservationRequest, opts ...grpc.CallOption) (*SetReservationResponse, error)
+	RemoveReservation(ctx context.Context, in *RemoveReservationRequest, opts ...grpc.CallOption) (*RemoveReservationResponse, error)
 	ListPlugins(ctx context.Context, in *ListPluginsRequest, opts ...grpc.CallOption) (*ListPluginsResponse, error)
 	// GetLeaderView is asked by followers, so that their answers can show what only the leader's memory knows.
 	GetLeaderView(ctx context.Context, in *GetLeaderViewRequest, opts ...grpc.CallOption) (*GetLeaderViewResponse, error)
@@ -289,6 +299,46 @@ func (c *controllerServiceClient) SetPolicy(ctx context.Context, in *SetPolicyRe
 	return out, nil
 }
 
+func (c *controllerServiceClient) GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetUsageResponse)
+	err := c.cc.Invoke(ctx, ControllerService_GetUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controllerServiceClient) ListReservations(ctx context.Context, in *ListReservationsRequest, opts ...grpc.CallOption) (*ListReservationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListReservationsResponse)
+	err := c.cc.Invoke(ctx, ControllerService_ListReservations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controllerServiceClient) SetReservation(ctx context.Context, in *SetReservationRequest, opts ...grpc.CallOption) (*SetReservationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetReservationResponse)
+	err := c.cc.Invoke(ctx, ControllerService_SetReservation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controllerServiceClient) RemoveReservation(ctx context.Context, in *RemoveReservationRequest, opts ...grpc.CallOption) (*RemoveReservationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveReservationResponse)
+	err := c.cc.Invoke(ctx, ControllerService_RemoveReservation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controllerServiceClient) ListPlugins(ctx context.Context, in *ListPluginsRequest, opts ...grpc.CallOption) (*ListPluginsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListPluginsResponse)
@@ -335,6 +385,12 @@ type ControllerServiceServer interface {
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
 	GetPolicy(context.Context, *GetPolicyRequest) (*GetPolicyResponse, error)
 	SetPolicy(context.Context, *SetPolicyRequest) (*SetPolicyResponse, error)
+	// GetUsage answers what partitions, projects and users hold, have used and may use.
+	GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error)
+	ListReservations(context.Context, *ListReservationsRequest) (*ListReservationsResponse, error)
+	// SetReservation adds a reservation, or replaces the one of that name.
+	SetReservation(context.Context, *SetReservationRequest) (*SetReservationResponse, error)
+	RemoveReservation(context.Context, *RemoveReservationRequest) (*RemoveReservationResponse, error)
 	ListPlugins(context.Context, *ListPluginsRequest) (*ListPluginsResponse, error)
 	// GetLeaderView is asked by followers, so that their answers can show what only the leader's memory knows.
 	GetLeaderView(context.Context, *GetLeaderViewRequest) (*GetLeaderViewResponse, error)
@@ -401,6 +457,18 @@ func (UnimplementedControllerServiceServer) GetPolicy(context.Context, *GetPolic
 }
 func (UnimplementedControllerServiceServer) SetPolicy(context.Context, *SetPolicyRequest) (*SetPolicyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetPolicy not implemented")
+}
+func (UnimplementedControllerServiceServer) GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetUsage not implemented")
+}
+func (UnimplementedControllerServiceServer) ListReservations(context.Context, *ListReservationsRequest) (*ListReservationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListReservations not implemented")
+}
+func (UnimplementedControllerServiceServer) SetReservation(context.Context, *SetReservationRequest) (*SetReservationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetReservation not implemented")
+}
+func (UnimplementedControllerServiceServer) RemoveReservation(context.Context, *RemoveReservationRequest) (*RemoveReservationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveReservation not implemented")
 }
 func (UnimplementedControllerServiceServer) ListPlugins(context.Context, *ListPluginsRequest) (*ListPluginsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListPlugins not implemented")
@@ -732,6 +800,78 @@ func _ControllerService_SetPolicy_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControllerService_GetUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControllerServiceServer).GetUsage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControllerService_GetUsage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControllerServiceServer).GetUsage(ctx, req.(*GetUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControllerService_ListReservations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListReservationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControllerServiceServer).ListReservations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControllerService_ListReservations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControllerServiceServer).ListReservations(ctx, req.(*ListReservationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControllerService_SetReservation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetReservationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControllerServiceServer).SetReservation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControllerService_SetReservation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControllerServiceServer).SetReservation(ctx, req.(*SetReservationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControllerService_RemoveReservation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveReservationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControllerServiceServer).RemoveReservation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControllerService_RemoveReservation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControllerServiceServer).RemoveReservation(ctx, req.(*RemoveReservationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ControllerService_ListPlugins_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListPluginsRequest)
 	if err := dec(in); err != nil {
@@ -834,6 +974,22 @@ var ControllerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetPolicy",
 			Handler:    _ControllerService_SetPolicy_Handler,
+		},
+		{
+			MethodName: "GetUsage",
+			Handler:    _ControllerService_GetUsage_Handler,
+		},
+		{
+			MethodName: "ListReservations",
+			Handler:    _ControllerService_ListReservations_Handler,
+		},
+		{
+			MethodName: "SetReservation",
+			Handler:    _ControllerService_SetReservation_Handler,
+		},
+		{
+			MethodName: "RemoveReservation",
+			Handler:    _ControllerService_RemoveReservation_Handler,
 		},
 		{
 			MethodName: "ListPlugins",

@@ -1122,7 +1122,11 @@ type Exit struct {
 	StartMs int64 `protobuf:"varint,11,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
 	EndMs   int64 `protobuf:"varint,12,opt,name=end_ms,json=endMs,proto3" json:"end_ms,omitempty"`
 	// The controller's own verdict: the node restarted, or was declared dead, while it held the attempt.
-	NodeLost      bool `protobuf:"varint,13,opt,name=node_lost,json=nodeLost,proto3" json:"node_lost,omitempty"`
+	NodeLost bool `protobuf:"varint,13,opt,name=node_lost,json=nodeLost,proto3" json:"node_lost,omitempty"`
+	// Where the attempt's own output begins in its files, in bytes: an output file that is appended to may hold what others
+	// wrote before.
+	StdoutStart   int64 `protobuf:"varint,14,opt,name=stdout_start,json=stdoutStart,proto3" json:"stdout_start,omitempty"`
+	StderrStart   int64 `protobuf:"varint,15,opt,name=stderr_start,json=stderrStart,proto3" json:"stderr_start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1248,6 +1252,20 @@ func (x *Exit) GetNodeLost() bool {
 	return false
 }
 
+func (x *Exit) GetStdoutStart() int64 {
+	if x != nil {
+		return x.StdoutStart
+	}
+	return 0
+}
+
+func (x *Exit) GetStderrStart() int64 {
+	if x != nil {
+		return x.StderrStart
+	}
+	return 0
+}
+
 // NodeAllocation is what one attempt holds on one node.
 type NodeAllocation struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1260,7 +1278,9 @@ type NodeAllocation struct {
 	Prepared bool  `protobuf:"varint,6,opt,name=prepared,proto3" json:"prepared,omitempty"`
 	Started  bool  `protobuf:"varint,7,opt,name=started,proto3" json:"started,omitempty"`
 	// Of each of gpu_uuids in MiB; 0 means the whole GPU.
-	VramMib       int64 `protobuf:"varint,8,opt,name=vram_mib,json=vramMib,proto3" json:"vram_mib,omitempty"`
+	VramMib int64 `protobuf:"varint,8,opt,name=vram_mib,json=vramMib,proto3" json:"vram_mib,omitempty"`
+	// What gpu_uuids count in limits and usage, in thousandths of a GPU, when they are shares; filled by the log.
+	GpuMilli      uint32 `protobuf:"varint,9,opt,name=gpu_milli,json=gpuMilli,proto3" json:"gpu_milli,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1347,6 +1367,13 @@ func (x *NodeAllocation) GetStarted() bool {
 func (x *NodeAllocation) GetVramMib() int64 {
 	if x != nil {
 		return x.VramMib
+	}
+	return 0
+}
+
+func (x *NodeAllocation) GetGpuMilli() uint32 {
+	if x != nil {
+		return x.GpuMilli
 	}
 	return 0
 }
@@ -2020,7 +2047,7 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\vreservation\x186 \x01(\tR\vreservation\x12&\n" +
 	"\x0festimated_run_s\x187 \x01(\x03R\restimatedRunSB\n" +
 	"\n" +
-	"\b_retries\"\x87\x03\n" +
+	"\b_retries\"\xcd\x03\n" +
 	"\x04Exit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12#\n" +
@@ -2037,7 +2064,9 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	" \x01(\tR\x06detail\x12\x19\n" +
 	"\bstart_ms\x18\v \x01(\x03R\astartMs\x12\x15\n" +
 	"\x06end_ms\x18\f \x01(\x03R\x05endMs\x12\x1b\n" +
-	"\tnode_lost\x18\r \x01(\bR\bnodeLost\"\xe4\x01\n" +
+	"\tnode_lost\x18\r \x01(\bR\bnodeLost\x12!\n" +
+	"\fstdout_start\x18\x0e \x01(\x03R\vstdoutStart\x12!\n" +
+	"\fstderr_start\x18\x0f \x01(\x03R\vstderrStart\"\x81\x02\n" +
 	"\x0eNodeAllocation\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tgpu_uuids\x18\x02 \x03(\tR\bgpuUuids\x12\x12\n" +
@@ -2046,7 +2075,8 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\x04exit\x18\x05 \x01(\v2\x0f.fettle.v1.ExitR\x04exit\x12\x1a\n" +
 	"\bprepared\x18\x06 \x01(\bR\bprepared\x12\x18\n" +
 	"\astarted\x18\a \x01(\bR\astarted\x12\x19\n" +
-	"\bvram_mib\x18\b \x01(\x03R\avramMib\"\xee\x02\n" +
+	"\bvram_mib\x18\b \x01(\x03R\avramMib\x12\x1b\n" +
+	"\tgpu_milli\x18\t \x01(\rR\bgpuMilli\"\xee\x02\n" +
 	"\aAttempt\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x14\n" +
 	"\x05fence\x18\x02 \x01(\x04R\x05fence\x12\x1f\n" +

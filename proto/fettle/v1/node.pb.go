@@ -2249,10 +2249,12 @@ type ReadNodeLog struct {
 	// Stop a read that was asked for before.
 	Stop bool `protobuf:"varint,7,opt,name=stop,proto3" json:"stop,omitempty"`
 	// Where the output is, for attempts that the node has forgotten.
-	Path          string `protobuf:"bytes,8,opt,name=path,proto3" json:"path,omitempty"`
-	Uid           uint32 `protobuf:"varint,9,opt,name=uid,proto3" json:"uid,omitempty"`
-	Gid           uint32 `protobuf:"varint,10,opt,name=gid,proto3" json:"gid,omitempty"`
-	User          string `protobuf:"bytes,11,opt,name=user,proto3" json:"user,omitempty"`
+	Path string `protobuf:"bytes,8,opt,name=path,proto3" json:"path,omitempty"`
+	Uid  uint32 `protobuf:"varint,9,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid  uint32 `protobuf:"varint,10,opt,name=gid,proto3" json:"gid,omitempty"`
+	User string `protobuf:"bytes,11,opt,name=user,proto3" json:"user,omitempty"`
+	// Where the attempt's own output begins there.
+	Start         int64 `protobuf:"varint,12,opt,name=start,proto3" json:"start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2362,6 +2364,13 @@ func (x *ReadNodeLog) GetUser() string {
 		return x.User
 	}
 	return ""
+}
+
+func (x *ReadNodeLog) GetStart() int64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
 }
 
 type PushLogRequest struct {
@@ -2670,7 +2679,7 @@ const file_fettle_v1_node_proto_rawDesc = "" +
 	"\x06Update\x12'\n" +
 	"\x03key\x18\x01 \x01(\v2\x15.fettle.v1.AttemptKeyR\x03key\x12 \n" +
 	"\ftime_limit_s\x18\x02 \x01(\x03R\n" +
-	"timeLimitS\"\x96\x02\n" +
+	"timeLimitS\"\xac\x02\n" +
 	"\vReadNodeLog\x12\x17\n" +
 	"\aread_id\x18\x01 \x01(\x04R\x06readId\x12'\n" +
 	"\x03key\x18\x02 \x01(\v2\x15.fettle.v1.AttemptKeyR\x03key\x12\x16\n" +
@@ -2684,7 +2693,8 @@ const file_fettle_v1_node_proto_rawDesc = "" +
 	"\x03uid\x18\t \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\n" +
 	" \x01(\rR\x03gid\x12\x12\n" +
-	"\x04user\x18\v \x01(\tR\x04user\"}\n" +
+	"\x04user\x18\v \x01(\tR\x04user\x12\x14\n" +
+	"\x05start\x18\f \x01(\x03R\x05start\"}\n" +
 	"\x0ePushLogRequest\x12\x17\n" +
 	"\aread_id\x18\x01 \x01(\x04R\x06readId\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x16\n" +

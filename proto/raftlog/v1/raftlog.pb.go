@@ -54,6 +54,8 @@ type Entry struct {
 	//	*Entry_SetPolicy
 	//	*Entry_Purge
 	//	*Entry_Expire
+	//	*Entry_SetReservation
+	//	*Entry_RemoveReservation
 	Op            isEntry_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -288,6 +290,24 @@ func (x *Entry) GetExpire() *ExpireJobs {
 	return nil
 }
 
+func (x *Entry) GetSetReservation() *v1.SetReservationRequest {
+	if x != nil {
+		if x, ok := x.Op.(*Entry_SetReservation); ok {
+			return x.SetReservation
+		}
+	}
+	return nil
+}
+
+func (x *Entry) GetRemoveReservation() *v1.RemoveReservationRequest {
+	if x != nil {
+		if x, ok := x.Op.(*Entry_RemoveReservation); ok {
+			return x.RemoveReservation
+		}
+	}
+	return nil
+}
+
 type isEntry_Op interface {
 	isEntry_Op()
 }
@@ -368,6 +388,14 @@ type Entry_Expire struct {
 	Expire *ExpireJobs `protobuf:"bytes,50,opt,name=expire,proto3,oneof"`
 }
 
+type Entry_SetReservation struct {
+	SetReservation *v1.SetReservationRequest `protobuf:"bytes,60,opt,name=set_reservation,json=setReservation,proto3,oneof"`
+}
+
+type Entry_RemoveReservation struct {
+	RemoveReservation *v1.RemoveReservationRequest `protobuf:"bytes,61,opt,name=remove_reservation,json=removeReservation,proto3,oneof"`
+}
+
 func (*Entry_Submit) isEntry_Op() {}
 
 func (*Entry_Cancel) isEntry_Op() {}
@@ -405,6 +433,10 @@ func (*Entry_SetPolicy) isEntry_Op() {}
 func (*Entry_Purge) isEntry_Op() {}
 
 func (*Entry_Expire) isEntry_Op() {}
+
+func (*Entry_SetReservation) isEntry_Op() {}
+
+func (*Entry_RemoveReservation) isEntry_Op() {}
 
 // Actor is who asked, as verified by the channel; never taken from a message field.
 type Actor struct {
@@ -838,8 +870,12 @@ func (x *ExpireJobs) GetIds() []uint64 {
 type ApplyPlan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Term in which it was made; a plan of another term is refused whole.
-	Term          uint64       `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
-	Placements    []*Placement `protobuf:"bytes,2,rep,name=placements,proto3" json:"placements,omitempty"` // Changed reasons of waiting jobs are leader memory and are not logged.
+	Term       uint64       `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	Placements []*Placement `protobuf:"bytes,2,rep,name=placements,proto3" json:"placements,omitempty"` // Changed reasons of waiting jobs are leader memory and are not logged.
+	// Preemptions come after the placements, and dropped claims before them.
+	Preemptions []*Preemption `protobuf:"bytes,60,rep,name=preemptions,proto3" json:"preemptions,omitempty"`
+	// Waiting jobs that no longer need the room that was made for them.
+	DropClaims    []uint64 `protobuf:"varint,61,rep,packed,name=drop_claims,json=dropClaims,proto3" json:"drop_claims,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -888,6 +924,232 @@ func (x *ApplyPlan) GetPlacements() []*Placement {
 	return nil
 }
 
+func (x *ApplyPlan) GetPreemptions() []*Preemption {
+	if x != nil {
+		return x.Preemptions
+	}
+	return nil
+}
+
+func (x *ApplyPlan) GetDropClaims() []uint64 {
+	if x != nil {
+		return x.DropClaims
+	}
+	return nil
+}
+
+// Preemption ends running jobs to make room for a waiting one, which claims the room until it starts.
+type Preemption struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Beneficiary uint64                 `protobuf:"varint,1,opt,name=beneficiary,proto3" json:"beneficiary,omitempty"`
+	Victims     []*Victim              `protobuf:"bytes,2,rep,name=victims,proto3" json:"victims,omitempty"`
+	// Where the beneficiary is to start, in rank order: what is free now and what the victims hold.
+	Nodes []*v1.NodeAllocation `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// One line for people.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Preemption) Reset() {
+	*x = Preemption{}
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Preemption) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Preemption) ProtoMessage() {}
+
+func (x *Preemption) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Preemption.ProtoReflect.Descriptor instead.
+func (*Preemption) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Preemption) GetBeneficiary() uint64 {
+	if x != nil {
+		return x.Beneficiary
+	}
+	return 0
+}
+
+func (x *Preemption) GetVictims() []*Victim {
+	if x != nil {
+		return x.Victims
+	}
+	return nil
+}
+
+func (x *Preemption) GetNodes() []*v1.NodeAllocation {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Preemption) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type Victim struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	JobId   uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Attempt uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// As its partition has it.
+	Mode v1.PreemptMode `protobuf:"varint,3,opt,name=mode,proto3,enum=fettle.v1.PreemptMode" json:"mode,omitempty"`
+	// GPU-seconds of work that are lost, as the leader knows it.
+	LostGpuS      int64 `protobuf:"varint,4,opt,name=lost_gpu_s,json=lostGpuS,proto3" json:"lost_gpu_s,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Victim) Reset() {
+	*x = Victim{}
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Victim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Victim) ProtoMessage() {}
+
+func (x *Victim) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Victim.ProtoReflect.Descriptor instead.
+func (*Victim) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Victim) GetJobId() uint64 {
+	if x != nil {
+		return x.JobId
+	}
+	return 0
+}
+
+func (x *Victim) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Victim) GetMode() v1.PreemptMode {
+	if x != nil {
+		return x.Mode
+	}
+	return v1.PreemptMode(0)
+}
+
+func (x *Victim) GetLostGpuS() int64 {
+	if x != nil {
+		return x.LostGpuS
+	}
+	return 0
+}
+
+// Claim is room that was made for a waiting job and that nobody else gets.
+type Claim struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Index and time of the entry that made it.
+	Index  uint64               `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	MadeMs int64                `protobuf:"varint,2,opt,name=made_ms,json=madeMs,proto3" json:"made_ms,omitempty"`
+	Nodes  []*v1.NodeAllocation `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// The attempts that had to make room.
+	Victims       []*Victim `protobuf:"bytes,4,rep,name=victims,proto3" json:"victims,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Claim) Reset() {
+	*x = Claim{}
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Claim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Claim) ProtoMessage() {}
+
+func (x *Claim) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Claim.ProtoReflect.Descriptor instead.
+func (*Claim) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Claim) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Claim) GetMadeMs() int64 {
+	if x != nil {
+		return x.MadeMs
+	}
+	return 0
+}
+
+func (x *Claim) GetNodes() []*v1.NodeAllocation {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Claim) GetVictims() []*Victim {
+	if x != nil {
+		return x.Victims
+	}
+	return nil
+}
+
 type Placement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	JobId uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
@@ -903,7 +1165,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[10]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +1177,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[10]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1190,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{10}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Placement) GetJobId() uint64 {
@@ -968,7 +1230,7 @@ type AttemptReports struct {
 
 func (x *AttemptReports) Reset() {
 	*x = AttemptReports{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[11]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1242,7 @@ func (x *AttemptReports) String() string {
 func (*AttemptReports) ProtoMessage() {}
 
 func (x *AttemptReports) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[11]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1255,7 @@ func (x *AttemptReports) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttemptReports.ProtoReflect.Descriptor instead.
 func (*AttemptReports) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{11}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AttemptReports) GetReports() []*v1.AttemptReport {
@@ -1017,7 +1279,7 @@ type NodeHello struct {
 
 func (x *NodeHello) Reset() {
 	*x = NodeHello{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[12]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1291,7 @@ func (x *NodeHello) String() string {
 func (*NodeHello) ProtoMessage() {}
 
 func (x *NodeHello) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[12]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1304,7 @@ func (x *NodeHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeHello.ProtoReflect.Descriptor instead.
 func (*NodeHello) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{12}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NodeHello) GetNode() string {
@@ -1093,7 +1355,7 @@ type SetNodeState struct {
 
 func (x *SetNodeState) Reset() {
 	*x = SetNodeState{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[13]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1367,7 @@ func (x *SetNodeState) String() string {
 func (*SetNodeState) ProtoMessage() {}
 
 func (x *SetNodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[13]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1380,7 @@ func (x *SetNodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
 func (*SetNodeState) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{13}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetNodeState) GetNode() string {
@@ -1160,7 +1422,7 @@ type NodeInventory struct {
 
 func (x *NodeInventory) Reset() {
 	*x = NodeInventory{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[14]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1434,7 @@ func (x *NodeInventory) String() string {
 func (*NodeInventory) ProtoMessage() {}
 
 func (x *NodeInventory) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[14]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1447,7 @@ func (x *NodeInventory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInventory.ProtoReflect.Descriptor instead.
 func (*NodeInventory) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{14}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NodeInventory) GetNode() string {
@@ -1221,7 +1483,7 @@ type FenceNode struct {
 
 func (x *FenceNode) Reset() {
 	*x = FenceNode{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[15]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1495,7 @@ func (x *FenceNode) String() string {
 func (*FenceNode) ProtoMessage() {}
 
 func (x *FenceNode) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[15]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1508,7 @@ func (x *FenceNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceNode.ProtoReflect.Descriptor instead.
 func (*FenceNode) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{15}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FenceNode) GetNode() string {
@@ -1275,7 +1537,7 @@ type NewTerm struct {
 
 func (x *NewTerm) Reset() {
 	*x = NewTerm{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[16]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1287,7 +1549,7 @@ func (x *NewTerm) String() string {
 func (*NewTerm) ProtoMessage() {}
 
 func (x *NewTerm) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[16]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1300,7 +1562,7 @@ func (x *NewTerm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewTerm.ProtoReflect.Descriptor instead.
 func (*NewTerm) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{16}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NewTerm) GetTerm() uint64 {
@@ -1341,7 +1603,7 @@ type HashCheckpoint struct {
 
 func (x *HashCheckpoint) Reset() {
 	*x = HashCheckpoint{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[17]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1353,7 +1615,7 @@ func (x *HashCheckpoint) String() string {
 func (*HashCheckpoint) ProtoMessage() {}
 
 func (x *HashCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[17]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1366,7 +1628,7 @@ func (x *HashCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashCheckpoint.ProtoReflect.Descriptor instead.
 func (*HashCheckpoint) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{17}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HashCheckpoint) GetIndex() uint64 {
@@ -1397,7 +1659,7 @@ type ServerChange struct {
 
 func (x *ServerChange) Reset() {
 	*x = ServerChange{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[18]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1671,7 @@ func (x *ServerChange) String() string {
 func (*ServerChange) ProtoMessage() {}
 
 func (x *ServerChange) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[18]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1684,7 @@ func (x *ServerChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerChange.ProtoReflect.Descriptor instead.
 func (*ServerChange) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{18}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ServerChange) GetServerId() string {
@@ -1469,7 +1731,7 @@ type PurgeJobs struct {
 
 func (x *PurgeJobs) Reset() {
 	*x = PurgeJobs{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[19]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1743,7 @@ func (x *PurgeJobs) String() string {
 func (*PurgeJobs) ProtoMessage() {}
 
 func (x *PurgeJobs) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[19]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1756,7 @@ func (x *PurgeJobs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeJobs.ProtoReflect.Descriptor instead.
 func (*PurgeJobs) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{19}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PurgeJobs) GetIds() []uint64 {
@@ -1517,7 +1779,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[20]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1791,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[20]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1804,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{20}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SnapshotHeader) GetVersion() uint32 {
@@ -1584,6 +1846,9 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Request
 	//	*SnapshotRecord_Server
 	//	*SnapshotRecord_Trailer
+	//	*SnapshotRecord_Usage
+	//	*SnapshotRecord_Spend
+	//	*SnapshotRecord_Reservation
 	Record        isSnapshotRecord_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1591,7 +1856,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[21]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1868,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[21]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1881,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{21}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SnapshotRecord) GetRecord() isSnapshotRecord_Record {
@@ -1689,6 +1954,33 @@ func (x *SnapshotRecord) GetTrailer() *SnapshotTrailer {
 	return nil
 }
 
+func (x *SnapshotRecord) GetUsage() *UsageRecord {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_Usage); ok {
+			return x.Usage
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotRecord) GetSpend() *SpendRecord {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_Spend); ok {
+			return x.Spend
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotRecord) GetReservation() *v1.Reservation {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_Reservation); ok {
+			return x.Reservation
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Record interface {
 	isSnapshotRecord_Record()
 }
@@ -1721,6 +2013,18 @@ type SnapshotRecord_Trailer struct {
 	Trailer *SnapshotTrailer `protobuf:"bytes,7,opt,name=trailer,proto3,oneof"`
 }
 
+type SnapshotRecord_Usage struct {
+	Usage *UsageRecord `protobuf:"bytes,60,opt,name=usage,proto3,oneof"`
+}
+
+type SnapshotRecord_Spend struct {
+	Spend *SpendRecord `protobuf:"bytes,61,opt,name=spend,proto3,oneof"`
+}
+
+type SnapshotRecord_Reservation struct {
+	Reservation *v1.Reservation `protobuf:"bytes,62,opt,name=reservation,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Header) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Meta) isSnapshotRecord_Record() {}
@@ -1734,6 +2038,12 @@ func (*SnapshotRecord_Request) isSnapshotRecord_Record() {}
 func (*SnapshotRecord_Server) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Trailer) isSnapshotRecord_Record() {}
+
+func (*SnapshotRecord_Usage) isSnapshotRecord_Record() {}
+
+func (*SnapshotRecord_Spend) isSnapshotRecord_Record() {}
+
+func (*SnapshotRecord_Reservation) isSnapshotRecord_Record() {}
 
 // SnapshotTrailer is the last record: a snapshot without it is torn.
 type SnapshotTrailer struct {
@@ -1749,7 +2059,7 @@ type SnapshotTrailer struct {
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[22]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +2071,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[22]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +2084,7 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{22}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SnapshotTrailer) GetRecords() uint64 {
@@ -1816,7 +2126,7 @@ type MetaRecord struct {
 
 func (x *MetaRecord) Reset() {
 	*x = MetaRecord{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[23]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +2138,7 @@ func (x *MetaRecord) String() string {
 func (*MetaRecord) ProtoMessage() {}
 
 func (x *MetaRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[23]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +2151,7 @@ func (x *MetaRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaRecord.ProtoReflect.Descriptor instead.
 func (*MetaRecord) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{23}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MetaRecord) GetIndex() uint64 {
@@ -1919,14 +2229,19 @@ type JobRecord struct {
 	// SHA-256 of the specification as submitted, for the idempotency key.
 	SubmitHash []byte `protobuf:"bytes,6,opt,name=submit_hash,json=submitHash,proto3" json:"submit_hash,omitempty"`
 	// 1 + the rank of the node whose part of the current attempt was the first to end badly; 0: none yet.
-	FirstBad      uint32 `protobuf:"varint,7,opt,name=first_bad,json=firstBad,proto3" json:"first_bad,omitempty"`
+	FirstBad uint32 `protobuf:"varint,7,opt,name=first_bad,json=firstBad,proto3" json:"first_bad,omitempty"`
+	Claim    *Claim `protobuf:"bytes,60,opt,name=claim,proto3" json:"claim,omitempty"`
+	// Of the stop under way: seconds between TERM and KILL when they are not those of the specification.
+	StopGraceS int64 `protobuf:"varint,61,opt,name=stop_grace_s,json=stopGraceS,proto3" json:"stop_grace_s,omitempty"`
+	// The project that the policy put it into; empty when the policy had none.
+	Project       string `protobuf:"bytes,62,opt,name=project,proto3" json:"project,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JobRecord) Reset() {
 	*x = JobRecord{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[24]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2253,7 @@ func (x *JobRecord) String() string {
 func (*JobRecord) ProtoMessage() {}
 
 func (x *JobRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[24]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2266,7 @@ func (x *JobRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobRecord.ProtoReflect.Descriptor instead.
 func (*JobRecord) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{24}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *JobRecord) GetJob() *v1.Job {
@@ -2003,6 +2318,27 @@ func (x *JobRecord) GetFirstBad() uint32 {
 	return 0
 }
 
+func (x *JobRecord) GetClaim() *Claim {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
+func (x *JobRecord) GetStopGraceS() int64 {
+	if x != nil {
+		return x.StopGraceS
+	}
+	return 0
+}
+
+func (x *JobRecord) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
 type NodeRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *v1.Node               `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -2012,7 +2348,7 @@ type NodeRecord struct {
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[25]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2360,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[25]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2373,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{25}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeRecord) GetNode() *v1.Node {
@@ -2068,7 +2404,7 @@ type RequestRecord struct {
 
 func (x *RequestRecord) Reset() {
 	*x = RequestRecord{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[26]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2416,7 @@ func (x *RequestRecord) String() string {
 func (*RequestRecord) ProtoMessage() {}
 
 func (x *RequestRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[26]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2429,7 @@ func (x *RequestRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestRecord.ProtoReflect.Descriptor instead.
 func (*RequestRecord) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{26}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RequestRecord) GetUid() uint32 {
@@ -2166,7 +2502,7 @@ type RequestResult struct {
 
 func (x *RequestResult) Reset() {
 	*x = RequestResult{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[27]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2178,7 +2514,7 @@ func (x *RequestResult) String() string {
 func (*RequestResult) ProtoMessage() {}
 
 func (x *RequestResult) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[27]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2191,7 +2527,7 @@ func (x *RequestResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestResult.ProtoReflect.Descriptor instead.
 func (*RequestResult) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{27}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RequestResult) GetOp() uint32 {
@@ -2229,7 +2565,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[28]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2241,7 +2577,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlog_v1_raftlog_proto_msgTypes[28]
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2254,7 +2590,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{28}
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Refusal) GetJobId() uint64 {
@@ -2292,12 +2628,205 @@ func (x *Refusal) GetRemedy() string {
 	return ""
 }
 
+// UsageRecord is what a user has used in a project.
+type UsageRecord struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	User    string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	// GPU-milliseconds as they counted at updated_ms.
+	GpuMs         uint64 `protobuf:"varint,3,opt,name=gpu_ms,json=gpuMs,proto3" json:"gpu_ms,omitempty"`
+	UpdatedMs     int64  `protobuf:"varint,4,opt,name=updated_ms,json=updatedMs,proto3" json:"updated_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRecord) Reset() {
+	*x = UsageRecord{}
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRecord) ProtoMessage() {}
+
+func (x *UsageRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageRecord.ProtoReflect.Descriptor instead.
+func (*UsageRecord) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *UsageRecord) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *UsageRecord) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *UsageRecord) GetGpuMs() uint64 {
+	if x != nil {
+		return x.GpuMs
+	}
+	return 0
+}
+
+func (x *UsageRecord) GetUpdatedMs() int64 {
+	if x != nil {
+		return x.UpdatedMs
+	}
+	return 0
+}
+
+// SpendRecord is what a partition, project or user with a limit on GPU-hours has used, by time.
+type SpendRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  v1.ScopeKind           `protobuf:"varint,1,opt,name=kind,proto3,enum=fettle.v1.ScopeKind" json:"kind,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// By start, ascending.
+	Slots         []*SpendSlot `protobuf:"bytes,3,rep,name=slots,proto3" json:"slots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpendRecord) Reset() {
+	*x = SpendRecord{}
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpendRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpendRecord) ProtoMessage() {}
+
+func (x *SpendRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpendRecord.ProtoReflect.Descriptor instead.
+func (*SpendRecord) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SpendRecord) GetKind() v1.ScopeKind {
+	if x != nil {
+		return x.Kind
+	}
+	return v1.ScopeKind(0)
+}
+
+func (x *SpendRecord) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SpendRecord) GetSlots() []*SpendSlot {
+	if x != nil {
+		return x.Slots
+	}
+	return nil
+}
+
+type SpendSlot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StartMs       int64                  `protobuf:"varint,1,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
+	EndMs         int64                  `protobuf:"varint,2,opt,name=end_ms,json=endMs,proto3" json:"end_ms,omitempty"`
+	GpuMs         int64                  `protobuf:"varint,3,opt,name=gpu_ms,json=gpuMs,proto3" json:"gpu_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpendSlot) Reset() {
+	*x = SpendSlot{}
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpendSlot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpendSlot) ProtoMessage() {}
+
+func (x *SpendSlot) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlog_v1_raftlog_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpendSlot.ProtoReflect.Descriptor instead.
+func (*SpendSlot) Descriptor() ([]byte, []int) {
+	return file_raftlog_v1_raftlog_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *SpendSlot) GetStartMs() int64 {
+	if x != nil {
+		return x.StartMs
+	}
+	return 0
+}
+
+func (x *SpendSlot) GetEndMs() int64 {
+	if x != nil {
+		return x.EndMs
+	}
+	return 0
+}
+
+func (x *SpendSlot) GetGpuMs() int64 {
+	if x != nil {
+		return x.GpuMs
+	}
+	return 0
+}
+
 var File_raftlog_v1_raftlog_proto protoreflect.FileDescriptor
 
 const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\n" +
 	"\x18raftlog/v1/raftlog.proto\x12\n" +
-	"raftlog.v1\x1a\x1afettle/v1/controller.proto\x1a\x13fettle/v1/job.proto\x1a\x14fettle/v1/node.proto\"\x8f\t\n" +
+	"raftlog.v1\x1a\x1afettle/v1/controller.proto\x1a\x13fettle/v1/job.proto\x1a\x14fettle/v1/node.proto\"\xb2\n" +
+	"\n" +
 	"\x05Entry\x12\x15\n" +
 	"\x06now_ms\x18\x01 \x01(\x03R\x05nowMs\x12\x1d\n" +
 	"\n" +
@@ -2328,7 +2857,9 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\n" +
 	"set_policy\x18+ \x01(\v2\x18.fettle.v1.ClusterPolicyH\x00R\tsetPolicy\x12-\n" +
 	"\x05purge\x18, \x01(\v2\x15.raftlog.v1.PurgeJobsH\x00R\x05purge\x120\n" +
-	"\x06expire\x182 \x01(\v2\x16.raftlog.v1.ExpireJobsH\x00R\x06expireB\x04\n" +
+	"\x06expire\x182 \x01(\v2\x16.raftlog.v1.ExpireJobsH\x00R\x06expire\x12K\n" +
+	"\x0fset_reservation\x18< \x01(\v2 .fettle.v1.SetReservationRequestH\x00R\x0esetReservation\x12T\n" +
+	"\x12remove_reservation\x18= \x01(\v2#.fettle.v1.RemoveReservationRequestH\x00R\x11removeReservationB\x04\n" +
 	"\x02op\"m\n" +
 	"\x05Actor\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x10\n" +
@@ -2357,12 +2888,32 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\x05index\x18\x02 \x01(\rR\x05index\"\x1e\n" +
 	"\n" +
 	"ExpireJobs\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\x04R\x03ids\"V\n" +
+	"\x03ids\x18\x01 \x03(\x04R\x03ids\"\xb1\x01\n" +
 	"\tApplyPlan\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x125\n" +
 	"\n" +
 	"placements\x18\x02 \x03(\v2\x15.raftlog.v1.PlacementR\n" +
-	"placements\"\xa3\x01\n" +
+	"placements\x128\n" +
+	"\vpreemptions\x18< \x03(\v2\x16.raftlog.v1.PreemptionR\vpreemptions\x12\x1f\n" +
+	"\vdrop_claims\x18= \x03(\x04R\n" +
+	"dropClaims\"\xa5\x01\n" +
+	"\n" +
+	"Preemption\x12 \n" +
+	"\vbeneficiary\x18\x01 \x01(\x04R\vbeneficiary\x12,\n" +
+	"\avictims\x18\x02 \x03(\v2\x12.raftlog.v1.VictimR\avictims\x12/\n" +
+	"\x05nodes\x18\x03 \x03(\v2\x19.fettle.v1.NodeAllocationR\x05nodes\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x83\x01\n" +
+	"\x06Victim\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x18\n" +
+	"\aattempt\x18\x02 \x01(\rR\aattempt\x12*\n" +
+	"\x04mode\x18\x03 \x01(\x0e2\x16.fettle.v1.PreemptModeR\x04mode\x12\x1c\n" +
+	"\n" +
+	"lost_gpu_s\x18\x04 \x01(\x03R\blostGpuS\"\x95\x01\n" +
+	"\x05Claim\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x17\n" +
+	"\amade_ms\x18\x02 \x01(\x03R\x06madeMs\x12/\n" +
+	"\x05nodes\x18\x03 \x03(\v2\x19.fettle.v1.NodeAllocationR\x05nodes\x12,\n" +
+	"\avictims\x18\x04 \x03(\v2\x12.raftlog.v1.VictimR\avictims\"\xa3\x01\n" +
 	"\tPlacement\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12/\n" +
@@ -2413,7 +2964,7 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x04 \x01(\tR\tclusterId\"\xfb\x02\n" +
+	"cluster_id\x18\x04 \x01(\tR\tclusterId\"\x99\x04\n" +
 	"\x0eSnapshotRecord\x124\n" +
 	"\x06header\x18\x01 \x01(\v2\x1a.raftlog.v1.SnapshotHeaderH\x00R\x06header\x12,\n" +
 	"\x04meta\x18\x02 \x01(\v2\x16.raftlog.v1.MetaRecordH\x00R\x04meta\x12)\n" +
@@ -2421,7 +2972,10 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\x04node\x18\x04 \x01(\v2\x16.raftlog.v1.NodeRecordH\x00R\x04node\x125\n" +
 	"\arequest\x18\x05 \x01(\v2\x19.raftlog.v1.RequestRecordH\x00R\arequest\x122\n" +
 	"\x06server\x18\x06 \x01(\v2\x18.raftlog.v1.ServerChangeH\x00R\x06server\x127\n" +
-	"\atrailer\x18\a \x01(\v2\x1b.raftlog.v1.SnapshotTrailerH\x00R\atrailerB\b\n" +
+	"\atrailer\x18\a \x01(\v2\x1b.raftlog.v1.SnapshotTrailerH\x00R\atrailer\x12/\n" +
+	"\x05usage\x18< \x01(\v2\x17.raftlog.v1.UsageRecordH\x00R\x05usage\x12/\n" +
+	"\x05spend\x18= \x01(\v2\x17.raftlog.v1.SpendRecordH\x00R\x05spend\x12:\n" +
+	"\vreservation\x18> \x01(\v2\x16.fettle.v1.ReservationH\x00R\vreservationB\b\n" +
 	"\x06record\"g\n" +
 	"\x0fSnapshotTrailer\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x1d\n" +
@@ -2440,7 +2994,7 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"leaderName\x12,\n" +
 	"\x12leader_client_addr\x18\b \x01(\tR\x10leaderClientAddr\x12\x1f\n" +
 	"\vrequest_seq\x18\t \x01(\x04R\n" +
-	"requestSeq\"\x8e\x02\n" +
+	"requestSeq\"\xf3\x02\n" +
 	"\tJobRecord\x12 \n" +
 	"\x03job\x18\x01 \x01(\v2\x0e.fettle.v1.JobR\x03job\x12\x1e\n" +
 	"\vretry_at_ms\x18\x02 \x01(\x03R\tretryAtMs\x12+\n" +
@@ -2450,7 +3004,11 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\rheld_by_admin\x18\x05 \x01(\bR\vheldByAdmin\x12\x1f\n" +
 	"\vsubmit_hash\x18\x06 \x01(\fR\n" +
 	"submitHash\x12\x1b\n" +
-	"\tfirst_bad\x18\a \x01(\rR\bfirstBad\"1\n" +
+	"\tfirst_bad\x18\a \x01(\rR\bfirstBad\x12'\n" +
+	"\x05claim\x18< \x01(\v2\x11.raftlog.v1.ClaimR\x05claim\x12 \n" +
+	"\fstop_grace_s\x18= \x01(\x03R\n" +
+	"stopGraceS\x12\x18\n" +
+	"\aproject\x18> \x01(\tR\aproject\"1\n" +
 	"\n" +
 	"NodeRecord\x12#\n" +
 	"\x04node\x18\x01 \x01(\v2\x0f.fettle.v1.NodeR\x04node\"\xcc\x01\n" +
@@ -2473,7 +3031,21 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\tR\x05field\x12\x18\n" +
 	"\aproblem\x18\x04 \x01(\tR\aproblem\x12\x16\n" +
-	"\x06remedy\x18\x05 \x01(\tR\x06remedyB9Z7github.com/fettle-hpc/fettle/proto/raftlog/v1;raftlogv1b\x06proto3"
+	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"q\n" +
+	"\vUsageRecord\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12\x15\n" +
+	"\x06gpu_ms\x18\x03 \x01(\x04R\x05gpuMs\x12\x1d\n" +
+	"\n" +
+	"updated_ms\x18\x04 \x01(\x03R\tupdatedMs\"x\n" +
+	"\vSpendRecord\x12(\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x14.fettle.v1.ScopeKindR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
+	"\x05slots\x18\x03 \x03(\v2\x15.raftlog.v1.SpendSlotR\x05slots\"T\n" +
+	"\tSpendSlot\x12\x19\n" +
+	"\bstart_ms\x18\x01 \x01(\x03R\astartMs\x12\x15\n" +
+	"\x06end_ms\x18\x02 \x01(\x03R\x05endMs\x12\x15\n" +
+	"\x06gpu_ms\x18\x03 \x01(\x03R\x05gpuMsB9Z7github.com/fettle-hpc/fettle/proto/raftlog/v1;raftlogv1b\x06proto3"
 
 var (
 	file_raftlog_v1_raftlog_proto_rawDescOnce sync.Once
@@ -2487,48 +3059,59 @@ func file_raftlog_v1_raftlog_proto_rawDescGZIP() []byte {
 	return file_raftlog_v1_raftlog_proto_rawDescData
 }
 
-var file_raftlog_v1_raftlog_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_raftlog_v1_raftlog_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_raftlog_v1_raftlog_proto_goTypes = []any{
-	(*Entry)(nil),                // 0: raftlog.v1.Entry
-	(*Actor)(nil),                // 1: raftlog.v1.Actor
-	(*SubmitJobs)(nil),           // 2: raftlog.v1.SubmitJobs
-	(*CancelJobs)(nil),           // 3: raftlog.v1.CancelJobs
-	(*HoldJobs)(nil),             // 4: raftlog.v1.HoldJobs
-	(*ReleaseJobs)(nil),          // 5: raftlog.v1.ReleaseJobs
-	(*RequeueJobs)(nil),          // 6: raftlog.v1.RequeueJobs
-	(*ArrayElement)(nil),         // 7: raftlog.v1.ArrayElement
-	(*ExpireJobs)(nil),           // 8: raftlog.v1.ExpireJobs
-	(*ApplyPlan)(nil),            // 9: raftlog.v1.ApplyPlan
-	(*Placement)(nil),            // 10: raftlog.v1.Placement
-	(*AttemptReports)(nil),       // 11: raftlog.v1.AttemptReports
-	(*NodeHello)(nil),            // 12: raftlog.v1.NodeHello
-	(*SetNodeState)(nil),         // 13: raftlog.v1.SetNodeState
-	(*NodeInventory)(nil),        // 14: raftlog.v1.NodeInventory
-	(*FenceNode)(nil),            // 15: raftlog.v1.FenceNode
-	(*NewTerm)(nil),              // 16: raftlog.v1.NewTerm
-	(*HashCheckpoint)(nil),       // 17: raftlog.v1.HashCheckpoint
-	(*ServerChange)(nil),         // 18: raftlog.v1.ServerChange
-	(*PurgeJobs)(nil),            // 19: raftlog.v1.PurgeJobs
-	(*SnapshotHeader)(nil),       // 20: raftlog.v1.SnapshotHeader
-	(*SnapshotRecord)(nil),       // 21: raftlog.v1.SnapshotRecord
-	(*SnapshotTrailer)(nil),      // 22: raftlog.v1.SnapshotTrailer
-	(*MetaRecord)(nil),           // 23: raftlog.v1.MetaRecord
-	(*JobRecord)(nil),            // 24: raftlog.v1.JobRecord
-	(*NodeRecord)(nil),           // 25: raftlog.v1.NodeRecord
-	(*RequestRecord)(nil),        // 26: raftlog.v1.RequestRecord
-	(*RequestResult)(nil),        // 27: raftlog.v1.RequestResult
-	(*Refusal)(nil),              // 28: raftlog.v1.Refusal
-	(*v1.UpdateJobRequest)(nil),  // 29: fettle.v1.UpdateJobRequest
-	(*v1.UpdateNodeRequest)(nil), // 30: fettle.v1.UpdateNodeRequest
-	(*v1.ClusterPolicy)(nil),     // 31: fettle.v1.ClusterPolicy
-	(*v1.JobSubmission)(nil),     // 32: fettle.v1.JobSubmission
-	(*v1.NodeAllocation)(nil),    // 33: fettle.v1.NodeAllocation
-	(*v1.AttemptReport)(nil),     // 34: fettle.v1.AttemptReport
-	(*v1.Inventory)(nil),         // 35: fettle.v1.Inventory
-	(v1.NodeState)(0),            // 36: fettle.v1.NodeState
-	(*v1.Job)(nil),               // 37: fettle.v1.Job
-	(v1.Reason)(0),               // 38: fettle.v1.Reason
-	(*v1.Node)(nil),              // 39: fettle.v1.Node
+	(*Entry)(nil),                       // 0: raftlog.v1.Entry
+	(*Actor)(nil),                       // 1: raftlog.v1.Actor
+	(*SubmitJobs)(nil),                  // 2: raftlog.v1.SubmitJobs
+	(*CancelJobs)(nil),                  // 3: raftlog.v1.CancelJobs
+	(*HoldJobs)(nil),                    // 4: raftlog.v1.HoldJobs
+	(*ReleaseJobs)(nil),                 // 5: raftlog.v1.ReleaseJobs
+	(*RequeueJobs)(nil),                 // 6: raftlog.v1.RequeueJobs
+	(*ArrayElement)(nil),                // 7: raftlog.v1.ArrayElement
+	(*ExpireJobs)(nil),                  // 8: raftlog.v1.ExpireJobs
+	(*ApplyPlan)(nil),                   // 9: raftlog.v1.ApplyPlan
+	(*Preemption)(nil),                  // 10: raftlog.v1.Preemption
+	(*Victim)(nil),                      // 11: raftlog.v1.Victim
+	(*Claim)(nil),                       // 12: raftlog.v1.Claim
+	(*Placement)(nil),                   // 13: raftlog.v1.Placement
+	(*AttemptReports)(nil),              // 14: raftlog.v1.AttemptReports
+	(*NodeHello)(nil),                   // 15: raftlog.v1.NodeHello
+	(*SetNodeState)(nil),                // 16: raftlog.v1.SetNodeState
+	(*NodeInventory)(nil),               // 17: raftlog.v1.NodeInventory
+	(*FenceNode)(nil),                   // 18: raftlog.v1.FenceNode
+	(*NewTerm)(nil),                     // 19: raftlog.v1.NewTerm
+	(*HashCheckpoint)(nil),              // 20: raftlog.v1.HashCheckpoint
+	(*ServerChange)(nil),                // 21: raftlog.v1.ServerChange
+	(*PurgeJobs)(nil),                   // 22: raftlog.v1.PurgeJobs
+	(*SnapshotHeader)(nil),              // 23: raftlog.v1.SnapshotHeader
+	(*SnapshotRecord)(nil),              // 24: raftlog.v1.SnapshotRecord
+	(*SnapshotTrailer)(nil),             // 25: raftlog.v1.SnapshotTrailer
+	(*MetaRecord)(nil),                  // 26: raftlog.v1.MetaRecord
+	(*JobRecord)(nil),                   // 27: raftlog.v1.JobRecord
+	(*NodeRecord)(nil),                  // 28: raftlog.v1.NodeRecord
+	(*RequestRecord)(nil),               // 29: raftlog.v1.RequestRecord
+	(*RequestResult)(nil),               // 30: raftlog.v1.RequestResult
+	(*Refusal)(nil),                     // 31: raftlog.v1.Refusal
+	(*UsageRecord)(nil),                 // 32: raftlog.v1.UsageRecord
+	(*SpendRecord)(nil),                 // 33: raftlog.v1.SpendRecord
+	(*SpendSlot)(nil),                   // 34: raftlog.v1.SpendSlot
+	(*v1.UpdateJobRequest)(nil),         // 35: fettle.v1.UpdateJobRequest
+	(*v1.UpdateNodeRequest)(nil),        // 36: fettle.v1.UpdateNodeRequest
+	(*v1.ClusterPolicy)(nil),            // 37: fettle.v1.ClusterPolicy
+	(*v1.SetReservationRequest)(nil),    // 38: fettle.v1.SetReservationRequest
+	(*v1.RemoveReservationRequest)(nil), // 39: fettle.v1.RemoveReservationRequest
+	(*v1.JobSubmission)(nil),            // 40: fettle.v1.JobSubmission
+	(*v1.NodeAllocation)(nil),           // 41: fettle.v1.NodeAllocation
+	(v1.PreemptMode)(0),                 // 42: fettle.v1.PreemptMode
+	(*v1.AttemptReport)(nil),            // 43: fettle.v1.AttemptReport
+	(*v1.Inventory)(nil),                // 44: fettle.v1.Inventory
+	(v1.NodeState)(0),                   // 45: fettle.v1.NodeState
+	(*v1.Reservation)(nil),              // 46: fettle.v1.Reservation
+	(*v1.Job)(nil),                      // 47: fettle.v1.Job
+	(v1.Reason)(0),                      // 48: fettle.v1.Reason
+	(*v1.Node)(nil),                     // 49: fettle.v1.Node
+	(v1.ScopeKind)(0),                   // 50: fettle.v1.ScopeKind
 }
 var file_raftlog_v1_raftlog_proto_depIdxs = []int32{
 	1,  // 0: raftlog.v1.Entry.actor:type_name -> raftlog.v1.Actor
@@ -2537,48 +3120,62 @@ var file_raftlog_v1_raftlog_proto_depIdxs = []int32{
 	4,  // 3: raftlog.v1.Entry.hold:type_name -> raftlog.v1.HoldJobs
 	5,  // 4: raftlog.v1.Entry.release:type_name -> raftlog.v1.ReleaseJobs
 	6,  // 5: raftlog.v1.Entry.requeue:type_name -> raftlog.v1.RequeueJobs
-	29, // 6: raftlog.v1.Entry.update_job:type_name -> fettle.v1.UpdateJobRequest
+	35, // 6: raftlog.v1.Entry.update_job:type_name -> fettle.v1.UpdateJobRequest
 	9,  // 7: raftlog.v1.Entry.plan:type_name -> raftlog.v1.ApplyPlan
-	11, // 8: raftlog.v1.Entry.reports:type_name -> raftlog.v1.AttemptReports
-	12, // 9: raftlog.v1.Entry.node_hello:type_name -> raftlog.v1.NodeHello
-	13, // 10: raftlog.v1.Entry.node_state:type_name -> raftlog.v1.SetNodeState
-	14, // 11: raftlog.v1.Entry.node_inventory:type_name -> raftlog.v1.NodeInventory
-	30, // 12: raftlog.v1.Entry.update_node:type_name -> fettle.v1.UpdateNodeRequest
-	15, // 13: raftlog.v1.Entry.fence_node:type_name -> raftlog.v1.FenceNode
-	16, // 14: raftlog.v1.Entry.new_term:type_name -> raftlog.v1.NewTerm
-	17, // 15: raftlog.v1.Entry.hash_checkpoint:type_name -> raftlog.v1.HashCheckpoint
-	18, // 16: raftlog.v1.Entry.server_change:type_name -> raftlog.v1.ServerChange
-	31, // 17: raftlog.v1.Entry.set_policy:type_name -> fettle.v1.ClusterPolicy
-	19, // 18: raftlog.v1.Entry.purge:type_name -> raftlog.v1.PurgeJobs
+	14, // 8: raftlog.v1.Entry.reports:type_name -> raftlog.v1.AttemptReports
+	15, // 9: raftlog.v1.Entry.node_hello:type_name -> raftlog.v1.NodeHello
+	16, // 10: raftlog.v1.Entry.node_state:type_name -> raftlog.v1.SetNodeState
+	17, // 11: raftlog.v1.Entry.node_inventory:type_name -> raftlog.v1.NodeInventory
+	36, // 12: raftlog.v1.Entry.update_node:type_name -> fettle.v1.UpdateNodeRequest
+	18, // 13: raftlog.v1.Entry.fence_node:type_name -> raftlog.v1.FenceNode
+	19, // 14: raftlog.v1.Entry.new_term:type_name -> raftlog.v1.NewTerm
+	20, // 15: raftlog.v1.Entry.hash_checkpoint:type_name -> raftlog.v1.HashCheckpoint
+	21, // 16: raftlog.v1.Entry.server_change:type_name -> raftlog.v1.ServerChange
+	37, // 17: raftlog.v1.Entry.set_policy:type_name -> fettle.v1.ClusterPolicy
+	22, // 18: raftlog.v1.Entry.purge:type_name -> raftlog.v1.PurgeJobs
 	8,  // 19: raftlog.v1.Entry.expire:type_name -> raftlog.v1.ExpireJobs
-	32, // 20: raftlog.v1.SubmitJobs.jobs:type_name -> fettle.v1.JobSubmission
-	7,  // 21: raftlog.v1.CancelJobs.elements:type_name -> raftlog.v1.ArrayElement
-	7,  // 22: raftlog.v1.HoldJobs.elements:type_name -> raftlog.v1.ArrayElement
-	7,  // 23: raftlog.v1.ReleaseJobs.elements:type_name -> raftlog.v1.ArrayElement
-	7,  // 24: raftlog.v1.RequeueJobs.elements:type_name -> raftlog.v1.ArrayElement
-	10, // 25: raftlog.v1.ApplyPlan.placements:type_name -> raftlog.v1.Placement
-	33, // 26: raftlog.v1.Placement.nodes:type_name -> fettle.v1.NodeAllocation
-	34, // 27: raftlog.v1.AttemptReports.reports:type_name -> fettle.v1.AttemptReport
-	35, // 28: raftlog.v1.NodeHello.inventory:type_name -> fettle.v1.Inventory
-	36, // 29: raftlog.v1.SetNodeState.state:type_name -> fettle.v1.NodeState
-	35, // 30: raftlog.v1.NodeInventory.inventory:type_name -> fettle.v1.Inventory
-	20, // 31: raftlog.v1.SnapshotRecord.header:type_name -> raftlog.v1.SnapshotHeader
-	23, // 32: raftlog.v1.SnapshotRecord.meta:type_name -> raftlog.v1.MetaRecord
-	24, // 33: raftlog.v1.SnapshotRecord.job:type_name -> raftlog.v1.JobRecord
-	25, // 34: raftlog.v1.SnapshotRecord.node:type_name -> raftlog.v1.NodeRecord
-	26, // 35: raftlog.v1.SnapshotRecord.request:type_name -> raftlog.v1.RequestRecord
-	18, // 36: raftlog.v1.SnapshotRecord.server:type_name -> raftlog.v1.ServerChange
-	22, // 37: raftlog.v1.SnapshotRecord.trailer:type_name -> raftlog.v1.SnapshotTrailer
-	31, // 38: raftlog.v1.MetaRecord.policy:type_name -> fettle.v1.ClusterPolicy
-	37, // 39: raftlog.v1.JobRecord.job:type_name -> fettle.v1.Job
-	38, // 40: raftlog.v1.JobRecord.end_reason:type_name -> fettle.v1.Reason
-	39, // 41: raftlog.v1.NodeRecord.node:type_name -> fettle.v1.Node
-	28, // 42: raftlog.v1.RequestResult.refused:type_name -> raftlog.v1.Refusal
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	38, // 20: raftlog.v1.Entry.set_reservation:type_name -> fettle.v1.SetReservationRequest
+	39, // 21: raftlog.v1.Entry.remove_reservation:type_name -> fettle.v1.RemoveReservationRequest
+	40, // 22: raftlog.v1.SubmitJobs.jobs:type_name -> fettle.v1.JobSubmission
+	7,  // 23: raftlog.v1.CancelJobs.elements:type_name -> raftlog.v1.ArrayElement
+	7,  // 24: raftlog.v1.HoldJobs.elements:type_name -> raftlog.v1.ArrayElement
+	7,  // 25: raftlog.v1.ReleaseJobs.elements:type_name -> raftlog.v1.ArrayElement
+	7,  // 26: raftlog.v1.RequeueJobs.elements:type_name -> raftlog.v1.ArrayElement
+	13, // 27: raftlog.v1.ApplyPlan.placements:type_name -> raftlog.v1.Placement
+	10, // 28: raftlog.v1.ApplyPlan.preemptions:type_name -> raftlog.v1.Preemption
+	11, // 29: raftlog.v1.Preemption.victims:type_name -> raftlog.v1.Victim
+	41, // 30: raftlog.v1.Preemption.nodes:type_name -> fettle.v1.NodeAllocation
+	42, // 31: raftlog.v1.Victim.mode:type_name -> fettle.v1.PreemptMode
+	41, // 32: raftlog.v1.Claim.nodes:type_name -> fettle.v1.NodeAllocation
+	11, // 33: raftlog.v1.Claim.victims:type_name -> raftlog.v1.Victim
+	41, // 34: raftlog.v1.Placement.nodes:type_name -> fettle.v1.NodeAllocation
+	43, // 35: raftlog.v1.AttemptReports.reports:type_name -> fettle.v1.AttemptReport
+	44, // 36: raftlog.v1.NodeHello.inventory:type_name -> fettle.v1.Inventory
+	45, // 37: raftlog.v1.SetNodeState.state:type_name -> fettle.v1.NodeState
+	44, // 38: raftlog.v1.NodeInventory.inventory:type_name -> fettle.v1.Inventory
+	23, // 39: raftlog.v1.SnapshotRecord.header:type_name -> raftlog.v1.SnapshotHeader
+	26, // 40: raftlog.v1.SnapshotRecord.meta:type_name -> raftlog.v1.MetaRecord
+	27, // 41: raftlog.v1.SnapshotRecord.job:type_name -> raftlog.v1.JobRecord
+	28, // 42: raftlog.v1.SnapshotRecord.node:type_name -> raftlog.v1.NodeRecord
+	29, // 43: raftlog.v1.SnapshotRecord.request:type_name -> raftlog.v1.RequestRecord
+	21, // 44: raftlog.v1.SnapshotRecord.server:type_name -> raftlog.v1.ServerChange
+	25, // 45: raftlog.v1.SnapshotRecord.trailer:type_name -> raftlog.v1.SnapshotTrailer
+	32, // 46: raftlog.v1.SnapshotRecord.usage:type_name -> raftlog.v1.UsageRecord
+	33, // 47: raftlog.v1.SnapshotRecord.spend:type_name -> raftlog.v1.SpendRecord
+	46, // 48: raftlog.v1.SnapshotRecord.reservation:type_name -> fettle.v1.Reservation
+	37, // 49: raftlog.v1.MetaRecord.policy:type_name -> fettle.v1.ClusterPolicy
+	47, // 50: raftlog.v1.JobRecord.job:type_name -> fettle.v1.Job
+	48, // 51: raftlog.v1.JobRecord.end_reason:type_name -> fettle.v1.Reason
+	12, // 52: raftlog.v1.JobRecord.claim:type_name -> raftlog.v1.Claim
+	49, // 53: raftlog.v1.NodeRecord.node:type_name -> fettle.v1.Node
+	31, // 54: raftlog.v1.RequestResult.refused:type_name -> raftlog.v1.Refusal
+	50, // 55: raftlog.v1.SpendRecord.kind:type_name -> fettle.v1.ScopeKind
+	34, // 56: raftlog.v1.SpendRecord.slots:type_name -> raftlog.v1.SpendSlot
+	57, // [57:57] is the sub-list for method output_type
+	57, // [57:57] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_raftlog_proto_init() }
@@ -2606,9 +3203,11 @@ func file_raftlog_v1_raftlog_proto_init() {
 		(*Entry_SetPolicy)(nil),
 		(*Entry_Purge)(nil),
 		(*Entry_Expire)(nil),
+		(*Entry_SetReservation)(nil),
+		(*Entry_RemoveReservation)(nil),
 	}
-	file_raftlog_v1_raftlog_proto_msgTypes[10].OneofWrappers = []any{}
-	file_raftlog_v1_raftlog_proto_msgTypes[21].OneofWrappers = []any{
+	file_raftlog_v1_raftlog_proto_msgTypes[13].OneofWrappers = []any{}
+	file_raftlog_v1_raftlog_proto_msgTypes[24].OneofWrappers = []any{
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Meta)(nil),
 		(*SnapshotRecord_Job)(nil),
@@ -2616,6 +3215,9 @@ func file_raftlog_v1_raftlog_proto_init() {
 		(*SnapshotRecord_Request)(nil),
 		(*SnapshotRecord_Server)(nil),
 		(*SnapshotRecord_Trailer)(nil),
+		(*SnapshotRecord_Usage)(nil),
+		(*SnapshotRecord_Spend)(nil),
+		(*SnapshotRecord_Reservation)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2623,7 +3225,7 @@ func file_raftlog_v1_raftlog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlog_v1_raftlog_proto_rawDesc), len(file_raftlog_v1_raftlog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
