@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -29,13 +30,18 @@ type Error struct {
 	said  bool
 }
 
-// Error renders "FIELD: PROBLEM; REMEDY" with the parts that are there. It may hold characters that a terminal must not
-// see: escape it where it is printed.
+// Error renders "FIELD: PROBLEM; REMEDY" with the parts that are there. What is said of a job or a node names it as one
+// reads it: "job 12 does not exist". It may hold characters that a terminal must not see: escape it where it is printed.
 func (e *Error) Error() string {
 	var b strings.Builder
-	if e.Field != "" {
-		b.WriteString(e.Field)
-		b.WriteString(": ")
+	switch {
+	case e.Field == "":
+	case e.Field != "job" && e.Field != "node":
+		b.WriteString(e.Field + ": ")
+	case e.Problem != "" && strings.ContainsAny(e.Problem[:1], "0123456789\""):
+		b.WriteString(e.Field + " ")
+	case !slices.Contains(strings.Fields(e.Problem), e.Field):
+		b.WriteString(e.Field + ": ")
 	}
 	b.WriteString(e.Problem)
 	if e.Remedy != "" {

@@ -106,9 +106,9 @@ ${bold}Done in $((SECONDS - started)) s.${plain} The cluster is still up and job
 
   export PATH=$bin:\$PATH
   fqueue --watch                       the queue, live
-  flog -f $low                            the other job's log
+  $(printf '%-36s' "flog -f $low") the other job's log
   fettle status                        the daemons and their process ids
-  kill -9 \$(fettle status --pid $leader)    kill the leader while it trains, then look at fqueue again
+  $(printf '%-36s' "kill -9 \$(fettle status --pid $leader)") kill the leader while it trains, then look at fqueue again
   fettle up                            starts what is missing
   fettle down                          ends everything
 TEXT

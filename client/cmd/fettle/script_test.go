@@ -37,6 +37,7 @@ var update = flag.Bool("update", false, "write what commands print into the scri
 // TestScripts runs every script of testdata/script against a controller of its own.
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	keepUsualPorts(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -46,6 +47,16 @@ func TestScripts(t *testing.T) {
 		Setup:               setup,
 		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"fake": fake, "refused": refused, "same": same, "killdaemon": killDaemon},
 	})
+}
+
+// keepUsualPorts lets every fettle up of the tests take ports at random: clusters side by side would else take those of
+// each other's daemons that are down.
+func keepUsualPorts(t *testing.T) {
+	for port := 7100; port < 7170; port++ {
+		if l, err := net.Listen("unix", "@fettle-up-port-"+strconv.Itoa(port)); err == nil {
+			t.Cleanup(func() { l.Close() })
+		}
+	}
 }
 
 type serverKey struct{}

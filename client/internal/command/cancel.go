@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -95,7 +96,7 @@ func (c *call) printActions(r *fettlev1.JobActionResponse, done string) error {
 	var ok []uint64
 	for _, res := range r.GetResults() {
 		if e := api.FromDetail(res.GetError()); e != nil {
-			failed = append(failed, fmt.Errorf("job %d: %w", res.GetJobId(), e))
+			failed = append(failed, aboutJob(res.GetJobId(), e))
 		} else {
 			ok = append(ok, res.GetJobId())
 		}
@@ -124,6 +125,15 @@ func (c *call) printActions(r *fettlev1.JobActionResponse, done string) error {
 		return failed
 	}
 	return nil
+}
+
+// aboutJob is an error that names the job, once.
+func aboutJob(id uint64, err error) error {
+	n := strconv.FormatUint(id, 10)
+	if slices.Contains(strings.FieldsFunc(err.Error(), func(r rune) bool { return strings.ContainsRune(" ;:,", r) }), n) {
+		return err
+	}
+	return fmt.Errorf("job %s: %w", n, err)
 }
 
 // maxErrors is how many jobs' errors are printed.

@@ -254,7 +254,7 @@ func runUpdate(ctx context.Context, c *call) error {
 			if api.IsCode(err, codes.Unavailable) || ctx.Err() != nil {
 				return err
 			}
-			failed = append(failed, fmt.Errorf("job %d: %w", id, err))
+			failed = append(failed, aboutJob(id, err))
 			continue
 		}
 		ok = append(ok, id)

@@ -104,7 +104,10 @@ func (c *call) updateNodes(ctx context.Context, names []string, action fettlev1.
 		doc = render.AppendMessage(append(doc, `{"node":`...), r.GetNode())
 		doc = append(doc, `,"error":`...)
 		if err != nil {
-			failed = append(failed, fmt.Errorf("node %s: %w", name, err))
+			if !strings.Contains(err.Error(), name) {
+				err = fmt.Errorf("node %s: %w", name, err)
+			}
+			failed = append(failed, err)
 			doc = render.AppendMessage(doc, errorDetail(err))
 		} else {
 			ok = append(ok, name)

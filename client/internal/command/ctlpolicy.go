@@ -26,8 +26,9 @@ func policyApply(path string) *command {
 }
 
 const policyText = `Replaces the cluster's partitions and scheduling settings by those of the file. It is checked, the
-differences are shown, on a terminal you are asked, and it is stored only if nobody else has changed
-the policy in between.
+differences are shown and you are asked, and it is stored only if nobody else has changed the policy
+in between. Without a terminal to ask at, or with the policy on stdin, nothing is stored unless -y is
+given.
 
 
 FILE FORMAT
@@ -107,7 +108,11 @@ func runPolicyApply(ctx context.Context, c *call) error {
 	header, stored := have.GetHeader(), have.GetPolicy()
 	applied := false
 	if len(diff) > 0 && !c.on("dry-run") {
-		if !c.on("yes") && c.env.In.TTY {
+		switch {
+		case c.on("yes"):
+		case !c.env.In.TTY || g.value == "-":
+			return errors.New("the policy was not changed: there is no terminal to ask at; repeat it with -y")
+		default:
 			if err := c.ask(ctx, "Apply?"); err != nil {
 				return err
 			}

@@ -137,7 +137,7 @@ func (c *call) writeJob(w io.Writer, j *fettlev1.Job, now time.Time) error {
 	if j.GetStartMs() > 0 {
 		fs = append(fs, field{"Ran", render.Span(elapsed(j, now))})
 	}
-	if model.Terminal(j.GetState()) {
+	if model.HasExitStatus(j) {
 		fs = append(fs, field{"Exit status", strconv.Itoa(int(j.GetExitCode()))})
 	}
 	if p := j.GetProgress(); p.GetTotalSteps() > 0 {
@@ -150,7 +150,7 @@ func (c *call) writeJob(w io.Writer, j *fettlev1.Job, now time.Time) error {
 		}
 		fs = append(fs, field{"Progress", s})
 	}
-	if j.GetCancelRequested() {
+	if j.GetCancelRequested() && !model.Terminal(j.GetState()) {
 		fs = append(fs, field{"Cancelled", "yes, its processes are being ended"})
 	}
 	writeFields(w, append(fs, specFields(j.GetSpec())...))
@@ -163,6 +163,12 @@ func (c *call) writeJob(w io.Writer, j *fettlev1.Job, now time.Time) error {
 		attemptRow(t, a, now)
 	}
 	return t.Write(w, c.env.Out)
+}
+
+// neverRan reports whether no process of a job was ever started, so that it has no exit status of its own.
+func neverRan(j *fettlev1.Job) bool {
+	return j.GetStartMs() == 0 && (j.GetAttempt() == 0 || len(j.GetAttempts()) > 0) &&
+		!slices.ContainsFunc(j.GetAttempts(), func(a *fettlev1.Attempt) bool { return a.GetStartMs() > 0 })
 }
 
 func attemptRow(t *render.Table, a *fettlev1.Attempt, now time.Time) {

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"slices"
 	"strconv"
 	"strings"
@@ -137,10 +139,23 @@ func runQueue(ctx context.Context, c *call) error {
 	if s := staleNote(header); s != "" {
 		c.note("note: " + s)
 	}
+	if q.rows == 0 {
+		c.noteUnknown(sel.GetUsers())
+	}
 	if missing := q.missing(); len(missing) > 0 {
 		return fmt.Errorf("no such %s: %s; it was never submitted, or was forgotten after its retention", jobWord(len(missing)), gres.FormatJobIDs(missing))
 	}
 	return nil
+}
+
+// noteUnknown says which of the users that have no jobs are not known here at all: most are typing errors.
+func (c *call) noteUnknown(names []string) {
+	for _, name := range names {
+		var unknown user.UnknownUserError
+		if _, err := user.Lookup(name); errors.As(err, &unknown) {
+			c.note("note: no user " + render.Quote(name) + " is known on this machine, and none of that name has such jobs")
+		}
+	}
 }
 
 func jobWord(n int) string {
@@ -213,6 +228,7 @@ type queueLister struct {
 	rcols []render.Column
 
 	seen    map[uint64]bool
+	rows    int
 	running uint64
 	pending uint64
 }
@@ -266,6 +282,7 @@ func (q *queueLister) table(ctx context.Context, term render.Terminal) (*render.
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	q.rows = len(keys)
 	if sorted {
 		return t, nil, header, nil
 	}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -152,16 +154,38 @@ func submitOne(ctx context.Context, cl *api.Client, req *fettlev1.SubmitJobsRequ
 		return s.SubmitJobs(ctx, req)
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, placed(err, req.GetJobs())
 	}
 	if len(r.GetResults()) != 1 {
 		return nil, nil, fmt.Errorf("the controller answered %d results for one job", len(r.GetResults()))
 	}
 	res := r.GetResults()[0]
 	if e := api.FromDetail(res.GetError()); e != nil {
-		return nil, nil, e
+		return nil, nil, placed(e, req.GetJobs())
 	}
 	return r, res, nil
+}
+
+// ofLine is how a controller says which line of a config is wrong.
+var ofLine = regexp.MustCompile(`^line (\d+): `)
+
+// placed writes the line of a config that a controller refuses as those that are refused here: FILE:LINE: FIELD: PROBLEM.
+func placed(err error, jobs []*fettlev1.JobSubmission) error {
+	var e *api.Error
+	if !errors.As(err, &e) || len(jobs) != 1 || len(jobs[0].GetSpec().GetConfig()) == 0 {
+		return err
+	}
+	m := ofLine.FindStringSubmatch(e.Problem)
+	if m == nil {
+		return err
+	}
+	at := *e
+	at.Problem = e.Problem[len(m[0]):]
+	name := "stdin"
+	if path := jobs[0].GetSpec().GetConfigPath(); path != "" {
+		name = filepath.Base(path)
+	}
+	return fmt.Errorf("%s:%s: %w", show(name), m[1], &at)
 }
 
 func (c *call) printSubmitted(r *fettlev1.SubmitJobsResponse, res *fettlev1.SubmitResult, key string) error {

@@ -79,7 +79,11 @@ func jobSummary(j *fettlev1.Job) string {
 	case model.Completed:
 		b.WriteString(" completed")
 	case model.Failed:
-		b.WriteString(" failed with exit status " + code)
+		if neverRan(j) {
+			b.WriteString(" failed before it started")
+		} else {
+			b.WriteString(" failed with exit status " + code)
+		}
 	case model.Cancelled:
 		b.WriteString(" was cancelled")
 	case model.Timeout:

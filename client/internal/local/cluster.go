@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -45,6 +47,8 @@ type Cluster struct {
 	lock *os.File
 	// held are the ports that are kept for controllers until they start.
 	held map[string][]net.Listener
+	// claims keep other fettle up away from those ports as long as this one is at work.
+	claims []io.Closer
 }
 
 // Open takes the cluster in dir under its lock. Close it after use.
@@ -65,7 +69,8 @@ func Open(ctx context.Context, dir string) (*Cluster, error) {
 
 // lockDir takes the lock of a directory that is there.
 func lockDir(ctx context.Context, dir string) (*Cluster, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	path := filepath.Join(dir, lockFile)
+	f, err := openLock(path)
 	if err != nil {
 		return nil, err
 	}
@@ -74,8 +79,16 @@ func lockDir(ctx context.Context, dir string) (*Cluster, error) {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
+		if err == nil && same(f, path) {
 			return &Cluster{dir: dir, lock: f}, nil
+		}
+		if err == nil {
+			// The directory was wiped while we waited.
+			f.Close()
+			if f, err = openLock(path); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
 			f.Close()
@@ -90,12 +103,45 @@ func lockDir(ctx context.Context, dir string) (*Cluster, error) {
 	}
 }
 
+// lockFile is locked while a command is at work in the directory.
+const lockFile = "lock"
+
+func openLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, foreign(path)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w in %s; make one with fettle up", errNoCluster, filepath.Dir(path))
+	}
+	return f, err
+}
+
+// same reports whether an open file is still the one at path.
+func same(f *os.File, path string) bool {
+	a, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(path)
+	return err == nil && os.SameFile(a, b)
+}
+
 // Close gives the lock back. The daemons go on.
 func (c *Cluster) Close() {
+	c.letGo()
+	c.lock.Close()
+}
+
+// letGo gives all ports back that are still held or claimed.
+func (c *Cluster) letGo() {
 	for name := range c.held {
 		c.freePorts(name)
 	}
-	c.lock.Close()
+	for _, claim := range c.claims {
+		claim.Close()
+	}
+	c.claims = nil
 }
 
 // Controllers are the client addresses.
@@ -165,10 +211,11 @@ func (c *Cluster) reservePorts() error {
 			continue
 		}
 		for _, addr := range []*string{&ct.ClientAddr, &ct.RaftAddr} {
-			l, err := reserve(port(*addr))
+			l, claim, err := reserve(port(*addr))
 			if err != nil {
 				return err
 			}
+			c.claims = append(c.claims, claim)
 			*addr = l.Addr().String()
 			if c.held == nil {
 				c.held = make(map[string][]net.Listener)

@@ -2,12 +2,16 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fettle-hpc/fettle/client/api"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
@@ -167,7 +171,7 @@ func finish(id identity, name string, limit time.Duration) error {
 	return nil
 }
 
-// Wipe removes everything of a cluster whose daemons have ended.
+// Wipe removes everything of a cluster whose daemons have ended, and its directory if nothing else is in it.
 func (c *Cluster) Wipe() error {
 	for _, name := range c.names() {
 		if id, ok := recorded(c.dir, name); ok {
@@ -179,7 +183,16 @@ func (c *Cluster) Wipe() error {
 			return err
 		}
 	}
-	return os.Remove(filepath.Join(c.dir, stateFile))
+	for _, name := range []string{stateFile, lockFile} {
+		if err := os.Remove(filepath.Join(c.dir, name)); err != nil {
+			return err
+		}
+	}
+	// What others have put there stays, and the directory with it.
+	if err := os.Remove(c.dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	return nil
 }
 
 func (c *Cluster) names() []string {

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -190,9 +191,7 @@ func TestPlan(t *testing.T) {
 	}
 	c.st.Controllers[0].Joined = true
 	first = c.st.Controllers[0]
-	for name := range c.held {
-		c.freePorts(name)
-	}
+	c.letGo()
 	thief, err := net.Listen("tcp", c.st.Controllers[1].RaftAddr)
 	if err != nil {
 		t.Fatal(err)
@@ -349,4 +348,74 @@ func TestMergeConfig(t *testing.T) {
 			t.Errorf("%q: got %q, %v", old, got, err)
 		}
 	}
+}
+
+func TestForeignDirectory(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() == 0 {
+		t.Skip("root may read everything")
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, stateFile), []byte("{}"), 0o000); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "is another user's; work as that user") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A lock whose directory was wiped while it was waited for is not one.
+func TestLockOfWipedDirectory(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "cl")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	first, err := lockDir(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.st = &state{Version: stateVersion}
+	if err := first.st.save(dir); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		second, err := lockDir(t.Context(), dir)
+		if err == nil {
+			second.Close()
+		}
+		got <- err
+	}()
+	if err := first.Wipe(); err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	if err := <-got; !errors.Is(err, errNoCluster) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the directory is still there: %v", err)
+	}
+}
+
+// A port that is reserved is left alone by others also while its daemon is being started.
+func TestReserve(t *testing.T) {
+	t.Parallel()
+	l, claim, err := reserve(lowestPort + os.Getpid()%1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := port(l.Addr().String())
+	l.Close()
+	other, otherClaim, err := reserve(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	defer otherClaim.Close()
+	if got := port(other.Addr().String()); got == want {
+		t.Errorf("port %d was given twice", got)
+	}
+	claim.Close()
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"net"
@@ -105,6 +106,9 @@ func load(dir string) (*state, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w in %s; make one with fettle up", errNoCluster, dir)
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, foreign(path)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +120,11 @@ func load(dir string) (*state, error) {
 		return nil, fmt.Errorf("%s: is of version %d, this fettle knows %d; use the fettle that made it", path, st.Version, stateVersion)
 	}
 	return st, nil
+}
+
+// foreign is the error for a file of a cluster that another user has made.
+func foreign(path string) error {
+	return fmt.Errorf("%s: permission denied, the cluster is another user's; work as that user, or name your own with --dir or FETTLE_STATE_DIR", path)
 }
 
 // save writes the state of dir: all of it or nothing.
@@ -152,13 +161,19 @@ const (
 )
 
 // reserve takes a free TCP port of the loopback interface, want if it is free, and keeps it until the listener is closed.
-func reserve(want int) (net.Listener, error) {
+// Other fettle up leave the port alone until claim is closed too: it bridges the time until a daemon has the port.
+func reserve(want int) (l net.Listener, claim io.Closer, err error) {
 	for range 200 {
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(want)))
+		// A name in the abstract space is given back by the kernel at the latest, and leaves no file.
+		claim, err := net.Listen("unix", "@fettle-up-port-"+strconv.Itoa(want))
 		if err == nil {
-			return l, nil
+			l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(want)))
+			if err == nil {
+				return l, claim, nil
+			}
+			claim.Close()
 		}
 		want = lowestPort + rand.IntN(highestPort-lowestPort)
 	}
-	return nil, errors.New("no free port was found; end what holds them")
+	return nil, nil, errors.New("no free port was found; end what holds them")
 }
