@@ -64,6 +64,7 @@ func (l *Launcher) prepare(tc *pluginv1.TrainingConfig, req request) *run {
 	r.resolveData()
 	r.resolveTemplate(s.extraTemplates)
 	r.resolveOutput()
+	r.checkWanted()
 	r.fill()
 	r.fitToDevice()
 	return r

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -88,6 +89,26 @@ func (r *run) cannotResume() string {
 	return ""
 }
 
+// checkWanted looks at submit whether the checkpoint that the user names is there. Whether it is complete is settled at
+// each start.
+func (r *run) checkWanted() {
+	const key = "resume_from_checkpoint"
+	wanted := r.cfg.Str(key)
+	if r.planning || !r.see || wanted == "" || r.cannotResume() != "" {
+		return
+	}
+	p := r.input(key, r.cfg.Get(key), wanted)
+	if strings.HasPrefix(p, "~") {
+		return
+	}
+	err := dataset.Exists(p)
+	var refusal *dataset.Refusal
+	if errors.As(err, &refusal) {
+		err = &dataset.Refusal{Problem: refusal.Problem, Remedy: "give a complete checkpoint-N directory"}
+	}
+	r.judge(key, p, err)
+}
+
 func (r *run) fromWanted(path string) start {
 	const key = "resume_from_checkpoint"
 	info, err := checkpointOf(path)
@@ -101,6 +122,10 @@ func (r *run) fromWanted(path string) start {
 // checkpointOf answers the step of a checkpoint that the user names, which may be called anything.
 func checkpointOf(path string) (int64, error) {
 	if err := dataset.Exists(path); err != nil {
+		var refusal *dataset.Refusal
+		if errors.As(err, &refusal) {
+			return 0, errors.New(refusal.Problem)
+		}
 		return 0, fmt.Errorf("cannot be resumed from: %s", cause(err))
 	}
 	state, err := checkpoint.ReadState(filepath.Join(path, stateName))

@@ -50,6 +50,8 @@ func TestValidateRefuses(t *testing.T) {
 		{name: "a broken model", yaml: "model_name_or_path: ../models/broken\ndata_path: data.json\n", want: "line 1: model_name_or_path: ROOT/models/broken holds a config.json that cannot be read; copy the model again"},
 		{name: "quantised twice", method: "qlora", yaml: "model_name_or_path: ../models/gptq\ndata_path: data.json\nquantization_bit: 4\n", want: "line 3: quantization_bit: the model is stored quantised already (gptq); remove it"},
 		{name: "no such adapter", yaml: good + "adapter_name_or_path: ./none\n", want: "line 3: adapter_name_or_path: ROOT/configs/none does not exist; give a path relative to the config, or absolute"},
+		{name: "no such checkpoint", yaml: good + "resume_from_checkpoint: /no/checkpoint-7\n", want: "line 3: resume_from_checkpoint: /no/checkpoint-7 does not exist; give a complete checkpoint-N directory"},
+		{name: "no such checkpoint beside the config", yaml: good + "resume_from_checkpoint: old\n", want: "line 3: resume_from_checkpoint: ROOT/configs/old does not exist; give a complete checkpoint-N directory"},
 		{name: "no such template", yaml: good + "template: qwen3_nothnk\n", want: `line 3: template: the trainer has no template "qwen3_nothnk"; did you mean qwen3_nothink?`},
 		{name: "a template far off", yaml: good + "template: zzzzzz\n", want: `line 3: template: the trainer has no template "zzzzzz"; write qwen3`},
 

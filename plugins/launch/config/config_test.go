@@ -49,10 +49,10 @@ func TestRefuses(t *testing.T) {
 
 		{name: "text for a number", yaml: base + "lora_rank: eight\n", want: []string{`line 4: lora_rank: takes a whole number, not "eight"; write lora_rank: 8`}},
 		{name: "fraction for a count", yaml: base + "per_device_train_batch_size: 1.5\n", want: []string{`line 4: per_device_train_batch_size: takes a whole number, not "1.5"; write per_device_train_batch_size: 8`}},
-		{name: "text for a fraction", yaml: base + "learning_rate: fast\n", want: []string{`line 4: learning_rate: takes a number, not "fast"; write learning_rate: 0.1`}},
-		{name: "infinity", yaml: base + "learning_rate: .inf\n", want: []string{`line 4: learning_rate: takes a number, not ".inf"; write learning_rate: 0.1`}},
-		{name: "not a number", yaml: base + "learning_rate: .nan\n", want: []string{`line 4: learning_rate: takes a number, not ".nan"; write learning_rate: 0.1`}},
-		{name: "out of range float", yaml: base + "learning_rate: 1e999\n", want: []string{`line 4: learning_rate: takes a number, not "1e999"; write learning_rate: 0.1`}},
+		{name: "text for a fraction", yaml: base + "learning_rate: fast\n", want: []string{`line 4: learning_rate: takes a number, not "fast"; write learning_rate: 1.0e-4`}},
+		{name: "infinity", yaml: base + "learning_rate: .inf\n", want: []string{`line 4: learning_rate: takes a number, not ".inf"; write learning_rate: 1.0e-4`}},
+		{name: "not a number", yaml: base + "learning_rate: .nan\n", want: []string{`line 4: learning_rate: takes a number, not ".nan"; write learning_rate: 1.0e-4`}},
+		{name: "out of range float", yaml: base + "learning_rate: 1e999\n", want: []string{`line 4: learning_rate: takes a number, not "1e999"; write learning_rate: 1.0e-4`}},
 		{name: "sexagesimal", yaml: base + "max_steps: 1:30\n", want: []string{`line 4: max_steps: takes a whole number, not "1:30"; write max_steps: 8`}},
 		{name: "octal", yaml: base + "lora_rank: 010\n", want: []string{"line 4: lora_rank: 010 is octal to some readers and decimal to others; write it without the leading zero"}},
 		{name: "yes", yaml: base + "bf16: yes\n", want: []string{`line 4: bf16: takes true or false, not "yes"; write true`}},
@@ -121,7 +121,7 @@ func TestRefuses(t *testing.T) {
 		{name: "several at once, in order", yaml: base + "bf16: yes\nlora_rnk: 8\nsave_steps: x\n", want: []string{
 			`line 4: bf16: takes true or false, not "yes"; write true`,
 			"line 5: lora_rnk: no such training key; did you mean lora_rank?",
-			`line 6: save_steps: takes a number, not "x"; write save_steps: 0.1`,
+			`line 6: save_steps: takes a number, not "x"; write save_steps: 100`,
 		}},
 	}
 	for _, tt := range tests {

@@ -264,6 +264,10 @@ func example(key Key) string {
 	case key.is("bool"):
 		return key.Name + ": true"
 	case key.is("float"):
+		// The value that its bounds advise, if they do: 0.1 would ruin a run as a learning rate.
+		if v := strings.TrimPrefix(bounds[key.Name].remedy, "write "); floatShape.MatchString(v) {
+			return key.Name + ": " + v
+		}
 		return key.Name + ": 0.1"
 	case key.is("int"):
 		return key.Name + ": 8"
