@@ -1,6 +1,8 @@
 package gres
 
 import (
+	"errors"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -58,6 +60,39 @@ func (g GPUs) Split(nodes int) (GPUs, error) {
 // written with a count: "gpu:4090:1". Types are lowered. Lists and resources other than gpu are refused by name.
 func ParseGRES(s string) (GPUs, error) {
 	return parseGRES("gres", s, true)
+}
+
+// MaxAlternatives bounds the requests of which any one would do.
+const MaxAlternatives = 8
+
+// ParseGRESList reads what a job asks of each node with alternatives in order of preference: "gpu:h200:1|gpu:h100:2". A
+// single request is a list of one. Alternatives must differ, and each must ask for GPUs.
+func ParseGRESList(s string) ([]GPUs, error) {
+	refuse := func(problem string) ([]GPUs, error) {
+		return nil, &Error{"gres", s, problem, "use requests such as gpu:h200:1|gpu:h100:2"}
+	}
+	if !strings.Contains(s, "|") {
+		g, err := ParseGRES(s)
+		return []GPUs{g}, err
+	}
+	var out []GPUs
+	for item := range strings.SplitSeq(s, "|") {
+		g, err := ParseGRES(item)
+		var e *Error
+		if errors.As(err, &e) {
+			return refuse(Quote(strings.TrimSpace(item)) + ": " + e.Problem)
+		}
+		switch {
+		case g.Count == 0:
+			return refuse("has an alternative without GPUs")
+		case slices.Contains(out, g):
+			return refuse("names " + g.String() + " twice")
+		case len(out) == MaxAlternatives:
+			return refuse("has more than " + strconv.Itoa(MaxAlternatives) + " alternatives")
+		}
+		out = append(out, g)
+	}
+	return out, nil
 }
 
 // ParseNodeGRES reads what a node declares, such as "gpu:h100:8". It is ParseGRES with other words in its errors; "none"

@@ -87,7 +87,7 @@ func jobNumber(s, item string) (int64, string) {
 		return 0, "the range " + Quote(item) + " lacks a number"
 	case digits(s):
 	case strings.Contains(s, "_"):
-		return 0, Quote(item) + " is an array element, and job arrays are not supported"
+		return 0, Quote(item) + " is an array element where a whole job is wanted"
 	case strings.Contains(s, "."):
 		return 0, Quote(item) + " names an attempt where a job is wanted"
 	default:

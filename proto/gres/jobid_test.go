@@ -35,7 +35,7 @@ func TestParseJobIDs(t *testing.T) {
 		{"1-2-3", `job list "1-2-3": "1-2-3" is not a job number` + remedy},
 		{"20-15", `job list "20-15": the range "20-15" runs backwards` + remedy},
 		{"abc", `job list "abc": "abc" is not a job number` + remedy},
-		{"12_3", `job list "12_3": "12_3" is an array element, and job arrays are not supported` + remedy},
+		{"12_3", `job list "12_3": "12_3" is an array element where a whole job is wanted` + remedy},
 		{"12.3", `job list "12.3": "12.3" names an attempt where a job is wanted` + remedy},
 		{"1-100001", `job list "1-100001": names more than 100000 jobs` + remedy},
 		{"1-60000,1-60000", `job list "1-60000,1-60000": names more than 100000 jobs` + remedy},
