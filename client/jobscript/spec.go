@@ -110,7 +110,7 @@ var specs = []spec{
 	{Spec: Spec{Name: OptRequeue, Help: "may be started again after a fault (the default)"}, value: "true"},
 	{Spec: Spec{Name: "no-requeue", Help: "never start it a second time"}, canon: OptRequeue, value: "false"},
 	{Spec: Spec{Name: OptRetries, Arg: "N", Help: "retries after transient failures (default 2)"}, check: checkInt(0, 100, "use 0 to 100")},
-	{Spec: Spec{Name: OptKillGrace, Arg: "TIME", Help: "between TERM and KILL, for example 45s (default 30s)"}, check: checkKillGrace},
+	{Spec: Spec{Name: OptKillGrace, Arg: "TIME", Help: "between TERM and KILL: 45s, 2m or 1m30s (default 30s); a number alone is minutes, as with --time"}, check: checkKillGrace},
 	{Spec: Spec{Name: OptChdir, Short: "D", Arg: "DIR", Help: "directory to run in"}, check: checkPath},
 	{Spec: Spec{Name: OptOutput, Short: "o", Arg: "PATH", Help: "file for stdout, may hold %j %a %x %N %u"}, check: checkPattern},
 	{Spec: Spec{Name: OptError, Short: "e", Arg: "PATH", Help: "file for stderr (default: with stdout)"}, check: checkPattern},

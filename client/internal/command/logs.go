@@ -9,6 +9,7 @@ import (
 	"github.com/fettle-hpc/fettle/client/render"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/gres"
+	"github.com/fettle-hpc/fettle/proto/model"
 )
 
 func logCommand() *command {
@@ -43,7 +44,9 @@ epochs; with --json it gives the points.
 
 
 EXIT STATUS
-0 when the output was shown, whatever became of the job; 1 when it could not be.
+0 when the output was shown, whatever became of the job; 1 when it could not be, or when the job was
+over before it started. A job that waits has no output yet: a line on stderr says why, and the exit
+status is 0.
 
 
 EXAMPLES
@@ -129,13 +132,27 @@ func (c *call) showLog(ctx context.Context, cl *api.Client, r api.LogReader, lin
 	case err != nil:
 		return err
 	case c.on("json"):
-		return c.jobLine(job)
+		err = c.jobLine(job)
 	case r.Follow:
 		c.note(jobSummary(job))
-	case job.GetAttempt() == 0:
-		c.note(jobSummary(job) + "; it has no output yet")
+	case neverRan(job):
+		c.note(notStarted(job))
 	}
-	return nil
+	if err == nil && !r.Follow && neverRan(job) && model.Terminal(job.GetState()) {
+		return &silent{exitFailed}
+	}
+	return err
+}
+
+// notStarted says that a job has no output, and why.
+func notStarted(j *fettlev1.Job) string {
+	switch {
+	case j.GetState() == model.Failed:
+		return jobSummary(j)
+	case model.Terminal(j.GetState()):
+		return jobSummary(j) + "; it never started"
+	}
+	return jobSummary(j) + "; it has not started yet"
 }
 
 // readLog reads a job's output to p: all of it, or from its last lines on.

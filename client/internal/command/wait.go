@@ -16,7 +16,9 @@ import (
 // wait waits for a job's end and returns its exit status as an error.
 func (c *call) wait(ctx context.Context, cl *api.Client, id, index uint64) error {
 	c.stay()
+	news := &waitNews{c: c}
 	job, err := cl.WatchJob(ctx, api.Watch{JobID: id, MinIndex: index, Patient: true, Notice: c.note}, func(j *fettlev1.Job) bool {
+		news.tell(j)
 		return model.Terminal(j.GetState())
 	})
 	return c.ended(job, id, err)
@@ -131,10 +133,11 @@ type logPrinter struct {
 	// newline is set when the output so far ends a line.
 	newline bool
 	said    string
+	news    waitNews
 }
 
 func (c *call) newLogPrinter() *logPrinter {
-	p := &logPrinter{c: c, w: c.env.Stdout, newline: true}
+	p := &logPrinter{c: c, w: c.env.Stdout, newline: true, news: waitNews{c: c}}
 	if c.env.Out.TTY && !c.on("raw") {
 		p.filter = render.NewLogFilter(c.env.Stdout)
 		p.w = p.filter
@@ -142,9 +145,10 @@ func (c *call) newLogPrinter() *logPrinter {
 	return p
 }
 
-// waiting tells a person why nothing is to be seen yet.
+// waiting tells a person why nothing is to be seen yet. What will not change by waiting goes into a file too.
 func (p *logPrinter) waiting(j *fettlev1.Job) {
-	if !p.c.env.Err.TTY {
+	p.news.tell(j)
+	if !p.c.env.Err.TTY || j.GetHeld() {
 		return
 	}
 	if msg := jobSummary(j); msg != p.said {
