@@ -158,11 +158,15 @@ func (s *Server) relayAttempt(stream grpc.ServerStreamingServer[fettlev1.ReadLog
 	}
 	// A node that has forgotten the attempt is told the very file that it wrote.
 	key := nodemachine.Key{Job: j.ID, Attempt: at.GetNumber(), Fence: at.GetFence()}
+	start := alloc.GetExit().GetStdoutStart()
+	if req.GetStderr() {
+		start = alloc.GetExit().GetStderrStart()
+	}
 	path := nodemachine.OutputPath(pattern, j.Spec, key, j.User, at.GetNodes()[0].GetNode())
 	return s.cfg.Nodes.ReadLog(stream.Context(), alloc.GetNode(), &fettlev1.ReadNodeLog{
 		Key:    key.Proto(),
 		Follow: req.GetFollow(), Stderr: req.GetStderr(), TailBytes: read.tail, Offset: read.offset,
-		Path: path, Uid: j.UID, Gid: j.GID, User: j.User,
+		Path: path, Start: start, Uid: j.UID, Gid: j.GID, User: j.User,
 	}, func(c *fettlev1.PushLogRequest) error {
 		if len(c.GetData()) == 0 {
 			return nil

@@ -333,7 +333,12 @@ func TestReadLogRanges(t *testing.T) {
 			t.Errorf("order %v: the node has to read as the job's user", o)
 		}
 	}
-	c.said("n1", key, fettlev1.ReportKind_REPORT_KIND_ENDED, &fettlev1.Exit{})
+	c.said("n1", key, fettlev1.ReportKind_REPORT_KIND_ENDED, &fettlev1.Exit{StdoutStart: 20})
+	// A node that has forgotten the attempt is told where its output begins.
+	_ = read(c.leader, &fettlev1.ReadLogRequest{})
+	if o := <-n.orders; o.GetStart() != 20 {
+		t.Errorf("order %v", o)
+	}
 	// Followed from a named attempt: all of what comes after it, and only the first has an offset.
 	if got, want := read(c.leader, &fettlev1.ReadLogRequest{Follow: true, Attempt: 1, Offset: 6}), " 1@6:attempt 2@0:second COMPLETED"; got != want {
 		t.Errorf("followed from the first: %q, want %q", got, want)

@@ -83,6 +83,7 @@ func cleanExit(e *fettlev1.Exit) *fettlev1.Exit {
 		Code: e.GetCode(), Signal: e.GetSignal(), NeverStarted: e.GetNeverStarted(), OomKilled: e.GetOomKilled(),
 		TimedOut: e.GetTimedOut(), LeaseExpired: e.GetLeaseExpired(), ShimLost: e.GetShimLost(), UserError: e.GetUserError(),
 		Class: e.GetClass(), Detail: model.OneLine(e.GetDetail(), model.MaxDetail), StartMs: e.GetStartMs(), EndMs: e.GetEndMs(),
+		StdoutStart: max(0, e.GetStdoutStart()), StderrStart: max(0, e.GetStderrStart()),
 	}
 }
 

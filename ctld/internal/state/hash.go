@@ -142,6 +142,11 @@ func canonAttempt(c *canon, a *fettlev1.Attempt) {
 			c.u(uint64(e.GetClass()))
 			c.i(e.GetStartMs())
 			c.i(e.GetEndMs())
+			if e.GetStdoutStart() != 0 || e.GetStderrStart() != 0 {
+				c.s("starts")
+				c.i(e.GetStdoutStart())
+				c.i(e.GetStderrStart())
+			}
 		}
 	}
 }

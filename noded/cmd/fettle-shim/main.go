@@ -16,7 +16,7 @@ func main() {
 	switch {
 	case len(args) == 1 && args[0] == "serve":
 		os.Exit(shim.Serve())
-	case len(args) == 5 && args[0] == "read":
+	case len(args) > 1 && args[0] == "read":
 		os.Exit(logread.Serve(args[1:], os.Stdin, os.Stdout))
 	case len(args) == 1 && args[0] == "--version":
 		_, _ = os.Stdout.WriteString("fettle-shim " + version.Version + "\n")

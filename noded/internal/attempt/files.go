@@ -254,6 +254,6 @@ func exitProto(e *handoff.Exit) *fettlev1.Exit {
 	return &fettlev1.Exit{
 		Code: e.Code, Signal: e.Signal, NeverStarted: e.NeverStarted, UserError: e.UserError, OomKilled: e.OOMKilled,
 		TimedOut: e.TimedOut, LeaseExpired: e.LeaseExpired, ShimLost: e.ShimLost, Detail: oneLine(e.Detail),
-		StartMs: e.StartMS, EndMs: e.EndMS,
+		StartMs: e.StartMS, EndMs: e.EndMS, StdoutStart: e.Outputs.StdoutStart, StderrStart: e.Outputs.StderrStart,
 	}
 }

@@ -92,7 +92,8 @@ func (m *Manager) lost(e *entry) {
 			return
 		}
 	}
-	exit := &handoff.Exit{Code: -1, ShimLost: true, EndMS: m.cfg.Now().UnixMilli(),
+	_, recs, _ := m.read(e.key, e.records) // best effort: the end is told without it
+	exit := &handoff.Exit{Code: -1, ShimLost: true, Outputs: recs.Outputs, EndMS: m.cfg.Now().UnixMilli(),
 		Detail: "the shim was gone without an exit record; what was left of the attempt was ended"}
 	if err := m.writeExit(e.key, exit); err != nil {
 		m.logEntry(e, "cannot write an exit record", err)

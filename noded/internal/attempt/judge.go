@@ -195,9 +195,9 @@ func (m *Manager) judge(e *entry, i *info, l Launcher, exit *fettlev1.Exit) erro
 	if i.Stderr != "" {
 		path = i.Stderr
 	}
-	req.LogTail = m.tail(i, path, logTail)
+	req.LogTail = m.tail(i, path, m.OutputStart(e.key, i.Stderr != ""), logTail)
 	if i.OutputDir != "" {
-		req.TrainerState = m.tail(i, filepath.Join(i.OutputDir, "trainer_state.json"), trainerStateMax)
+		req.TrainerState = m.tail(i, filepath.Join(i.OutputDir, "trainer_state.json"), 0, trainerStateMax)
 	}
 	resp, err := l.Classify(m.ctx, req)
 	if err != nil {
@@ -210,12 +210,12 @@ func (m *Manager) judge(e *entry, i *info, l Launcher, exit *fettlev1.Exit) erro
 	return nil
 }
 
-// tail reads the end of a file as the job's user; nothing when it cannot be read.
-func (m *Manager) tail(i *info, path string, size int64) []byte {
+// tail reads the end of a file as the job's user, from start at the earliest; nothing when it cannot be read.
+func (m *Manager) tail(i *info, path string, start, size int64) []byte {
 	ctx, cancel := context.WithTimeout(m.ctx, readPatience)
 	defer cancel()
 	var b []byte
-	err := m.reader.Read(ctx, i.identity(), logread.Request{Path: path, Tail: size}, nil, func(_ int64, piece []byte) error {
+	err := m.reader.Read(ctx, i.identity(), logread.Request{Path: path, Tail: size, Start: start}, nil, func(_ int64, piece []byte) error {
 		b = append(b, piece[:min(int64(len(piece)), size-int64(len(b)))]...)
 		return nil
 	})

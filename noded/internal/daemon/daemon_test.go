@@ -293,6 +293,90 @@ func TestOutputIsRead(t *testing.T) {
 	}
 }
 
+// What an output file held before the attempt opened it is not the attempt's, however it is read.
+func TestOutputBeginsWhereTheAttemptDid(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	n.leader.hello()
+	const old = "an older job's line\n"
+	for _, name := range []string{"out-1", "err-1"} {
+		if err := os.WriteFile(n.file(name), []byte(old), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := n.job(1, "echo one; echo err >&2; while ! [ -e go ]; do sleep 0.01; done; echo two")
+	p.Spec.StderrPath = "err-%j"
+	n.leader.prepare(p)
+	n.leader.started(1)
+	id := uint64(0)
+	read := func(o *fettlev1.ReadNodeLog, until string) {
+		t.Helper()
+		id++
+		o.ReadId, o.Key = id, key(1)
+		n.leader.order(&fettlev1.ControllerMessage{Msg: &fettlev1.ControllerMessage_ReadLog{ReadLog: o}})
+		text, first := "", int64(-1)
+		for {
+			select {
+			case c := <-n.leader.chunks:
+				if c.GetReadId() != id {
+					continue
+				}
+				if len(c.GetData()) > 0 && first < 0 {
+					first = c.GetOffset()
+				}
+				text += string(c.GetData())
+				if c.GetError() != "" {
+					t.Fatal(c.GetError())
+				}
+				if strings.HasSuffix(text, until) && (c.GetEof() || o.GetFollow()) {
+					want := map[bool]string{false: "one\n", true: "err\n"}[o.GetStderr()]
+					if o.GetOffset() == 0 && (!strings.HasPrefix(text, want) || first != int64(len(old))) {
+						t.Errorf("%v: %q from byte %d", o, text, first)
+					}
+					return
+				}
+				if c.GetEof() {
+					t.Fatalf("%v: %q", o, text)
+				}
+			case <-time.After(patience):
+				t.Fatalf("%v: only %q came", o, text)
+			}
+		}
+	}
+	eventually(t, "both lines are written", func() bool {
+		a, _ := os.ReadFile(n.file("out-1"))
+		b, _ := os.ReadFile(n.file("err-1"))
+		return strings.HasSuffix(string(a), "one\n") && strings.HasSuffix(string(b), "err\n")
+	})
+	all := func(two string) {
+		t.Helper()
+		read(&fettlev1.ReadNodeLog{}, "one\n"+two)
+		read(&fettlev1.ReadNodeLog{Stderr: true}, "err\n")
+		read(&fettlev1.ReadNodeLog{TailBytes: 1 << 20}, "one\n"+two)
+		read(&fettlev1.ReadNodeLog{Offset: int64(len(old)) + 1}, "ne\n"+two)
+		read(&fettlev1.ReadNodeLog{Offset: 3}, "one\n"+two)
+	}
+	read(&fettlev1.ReadNodeLog{Follow: true}, "one\n")
+	n.leader.order(&fettlev1.ControllerMessage{Msg: &fettlev1.ControllerMessage_ReadLog{ReadLog: &fettlev1.ReadNodeLog{ReadId: id, Stop: true}}})
+	all("")
+	// A daemon that finds the attempt knows it as well.
+	n.kill()
+	n.start()
+	n.leader.hello()
+	all("")
+	n.leader.acks(false)
+	n.touch("go")
+	exit := n.leader.ended(1)
+	if exit.GetStdoutStart() != int64(len(old)) || exit.GetStderrStart() != int64(len(old)) {
+		t.Errorf("the end says %v", exit)
+	}
+	all("two\n")
+	// Forgotten: the leader says what the end said.
+	n.leader.order(&fettlev1.ControllerMessage{Msg: &fettlev1.ControllerMessage_Ack{Ack: &fettlev1.Ack{Key: key(1), CommittedIndex: 5}}})
+	eventually(t, "the attempt is forgotten", func() bool { return !exists(filepath.Join(n.dir, "state", "attempts", "1.1.1001")) })
+	read(&fettlev1.ReadNodeLog{Path: n.file("out-1"), Start: exit.GetStdoutStart(), Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())}, "one\ntwo\n")
+}
+
 func TestStaleReadIsStopped(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

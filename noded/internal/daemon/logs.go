@@ -110,6 +110,8 @@ func (l *logReads) serve(ctx context.Context, o *fettlev1.ReadNodeLog, to fettle
 
 // read sends the file in pieces. gRPC's flow control slows it to the reader's pace.
 func (l *logReads) read(ctx context.Context, o *fettlev1.ReadNodeLog, stream grpc.ClientStreamingClient[fettlev1.PushLogRequest, fettlev1.PushLogResponse]) error {
+	// The leader knows it of attempts that have ended, and of no others.
+	start := max(o.GetStart(), l.attempts.OutputStart(nodemachine.KeyOf(o.GetKey()), o.GetStderr()))
 	path, who, ended, ok := l.attempts.Output(nodemachine.KeyOf(o.GetKey()), o.GetStderr())
 	if !ok {
 		var err error
@@ -118,7 +120,7 @@ func (l *logReads) read(ctx context.Context, o *fettlev1.ReadNodeLog, stream grp
 		}
 		ended = closedChan
 	}
-	req := logread.Request{Path: path, Offset: o.GetOffset(), Tail: o.GetTailBytes(), Follow: o.GetFollow()}
+	req := logread.Request{Path: path, Offset: o.GetOffset(), Tail: o.GetTailBytes(), Follow: o.GetFollow(), Start: start}
 	return l.reader.Read(ctx, who, req, ended, func(offset int64, b []byte) error {
 		return stream.Send(&fettlev1.PushLogRequest{ReadId: o.GetReadId(), Data: append([]byte(nil), b...), Offset: offset})
 	})

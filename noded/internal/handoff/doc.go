@@ -8,6 +8,7 @@
 //
 //	Shim     the shim's pid, when it listens
 //	Launch   just before the first process of the attempt is forked
+//	Outputs  where in its files the attempt's own output begins, when they were not empty
 //	Control  an order of the daemon's to the shim, which reads on when it gets SIGCONT
 //	Exit     how the attempt ended; synced before the shim ends
 //

@@ -22,6 +22,7 @@ const (
 	kindExit    = 4
 	kindLease   = 5
 	kindLaunch  = 6
+	kindOutputs = 7
 )
 
 const formatVersion = 1

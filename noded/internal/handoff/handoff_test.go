@@ -20,7 +20,7 @@ func sampleOrder() *Order {
 }
 
 var sampleExit = Exit{Code: -1, Signal: 9, NeverStarted: true, UserError: true, OOMKilled: true, TimedOut: true,
-	LeaseExpired: true, ShimLost: true, Detail: "x", StartMS: 1, EndMS: 2}
+	LeaseExpired: true, ShimLost: true, Detail: "x", StartMS: 1, EndMS: 2, Outputs: Outputs{StdoutStart: 3, StderrStart: 4}}
 
 func TestOrderComesBack(t *testing.T) {
 	t.Parallel()
@@ -62,11 +62,12 @@ func records() (b []byte, want Records) {
 	b = (&Shim{PID: 1 << 30}).Marshal()
 	b = append(b, controls[0].Marshal()...)
 	b = append(b, Launch{}.Marshal()...)
+	b = append(b, Outputs{StdoutStart: 1 << 40, StderrStart: 5}.Marshal()...)
 	b = append(b, controls[1].Marshal()...)
 	b = append(b, controls[2].Marshal()...)
 	b = append(b, sampleExit.Marshal()...)
 	e := sampleExit
-	return b, Records{Shim: &Shim{PID: 1 << 30}, Launched: true, Controls: controls, Exit: &e}
+	return b, Records{Shim: &Shim{PID: 1 << 30}, Launched: true, Controls: controls, Outputs: Outputs{StdoutStart: 1 << 40, StderrStart: 5}, Exit: &e}
 }
 
 func merge(a, b Records) Records {
@@ -77,6 +78,9 @@ func merge(a, b Records) Records {
 	}
 	if b.Exit != nil {
 		a.Exit = b.Exit
+	}
+	if b.Outputs != (Outputs{}) {
+		a.Outputs = b.Outputs
 	}
 	a.Damaged += b.Damaged
 	return a

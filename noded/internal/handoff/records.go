@@ -18,6 +18,39 @@ type Exit struct {
 	Detail string
 	// StartMS and EndMS are Unix milliseconds.
 	StartMS, EndMS int64
+	Outputs        Outputs
+}
+
+// Outputs says where an attempt's own output begins in its files, in bytes: what a file held before is not the attempt's.
+type Outputs struct{ StdoutStart, StderrStart int64 }
+
+// Marshal encodes the record.
+func (o Outputs) Marshal() []byte {
+	var f fields
+	f.num(outputsStdout, o.StdoutStart)
+	f.num(outputsStderr, o.StderrStart)
+	return seal(kindOutputs, f)
+}
+
+const (
+	outputsStdout = iota + 1
+	outputsStderr
+)
+
+func parseOutputs(p []byte) (*Outputs, error) {
+	o := &Outputs{}
+	err := each(p, func(tag uint64, v []byte) {
+		switch tag {
+		case outputsStdout:
+			o.StdoutStart = num(v)
+		case outputsStderr:
+			o.StderrStart = num(v)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return o, nil
 }
 
 const (
@@ -32,6 +65,8 @@ const (
 	exitDetail
 	exitStart
 	exitEnd
+	exitStdoutStart
+	exitStderrStart
 )
 
 // Marshal encodes the exit.
@@ -48,6 +83,8 @@ func (e *Exit) Marshal() []byte {
 	f.text(exitDetail, e.Detail)
 	f.num(exitStart, e.StartMS)
 	f.num(exitEnd, e.EndMS)
+	f.num(exitStdoutStart, e.Outputs.StdoutStart)
+	f.num(exitStderrStart, e.Outputs.StderrStart)
 	return seal(kindExit, f)
 }
 
@@ -77,6 +114,10 @@ func parseExit(p []byte) (*Exit, error) {
 			e.StartMS = num(v)
 		case exitEnd:
 			e.EndMS = num(v)
+		case exitStdoutStart:
+			e.Outputs.StdoutStart = num(v)
+		case exitStderrStart:
+			e.Outputs.StderrStart = num(v)
 		}
 	})
 	if err != nil {
@@ -172,7 +213,9 @@ type Records struct {
 	Shim     *Shim
 	Launched bool
 	Controls []Control
-	Exit     *Exit
+	// Outputs is zero for an attempt whose files were empty when it began.
+	Outputs Outputs
+	Exit    *Exit
 	// Damaged counts records that could not be read.
 	Damaged int
 }
@@ -215,6 +258,11 @@ func (r *Records) take(kind byte, p []byte) (err error) {
 		var c *Control
 		if c, err = parseControl(p); err == nil {
 			r.Controls = append(r.Controls, *c)
+		}
+	case kindOutputs:
+		var o *Outputs
+		if o, err = parseOutputs(p); err == nil {
+			r.Outputs = *o
 		}
 	case kindExit:
 		r.Exit, err = parseExit(p)

@@ -24,20 +24,24 @@ func Args(req Request) []string {
 	if req.Follow {
 		follow = "1"
 	}
-	return []string{"read", strconv.FormatInt(req.Offset, 10), strconv.FormatInt(req.Tail, 10), follow, req.Path}
+	return []string{"read", strconv.FormatInt(req.Offset, 10), strconv.FormatInt(req.Tail, 10), follow, strconv.FormatInt(req.Start, 10), req.Path}
 }
 
-// ParseArgs reads what Args gave, without the leading "read".
+// ParseArgs reads what Args gave, without the leading "read". A daemon from before an upgrade gives no START.
 func ParseArgs(args []string) (Request, error) {
-	if len(args) != 4 {
-		return Request{}, errors.New("read takes OFFSET TAIL FOLLOW PATH")
+	if len(args) == 4 {
+		args = []string{args[0], args[1], args[2], "0", args[3]}
+	}
+	if len(args) != 5 {
+		return Request{}, errors.New("read takes OFFSET TAIL FOLLOW START PATH")
 	}
 	off, err1 := strconv.ParseInt(args[0], 10, 64)
 	tail, err2 := strconv.ParseInt(args[1], 10, 64)
-	if err := errors.Join(err1, err2); err != nil {
+	start, err3 := strconv.ParseInt(args[3], 10, 64)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return Request{}, err
 	}
-	return Request{Offset: off, Tail: tail, Follow: args[2] == "1", Path: args[3]}, nil
+	return Request{Offset: off, Tail: tail, Follow: args[2] == "1", Start: start, Path: args[4]}, nil
 }
 
 // Serve is the helper: it reads as a process of the job's user, and writes frames. It returns the exit status.

@@ -19,6 +19,8 @@ type Request struct {
 	Path string
 	// Offset to begin at; with Tail set, the last Tail bytes are read instead.
 	Offset, Tail int64
+	// Start is where what is to be read begins: nothing before it is handed on, unless the file has become shorter since.
+	Start int64
 	// Follow goes on at the end of the file until the writer has ended.
 	Follow bool
 }
@@ -110,10 +112,14 @@ func (r *reader) begin() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if r.req.Tail > 0 {
-		return max(0, st.Size()-r.req.Tail), nil
+	start := max(0, r.req.Start)
+	if start > st.Size() {
+		start = 0 // it was truncated
 	}
-	return min(max(0, r.req.Offset), st.Size()), nil
+	if r.req.Tail > 0 {
+		return max(start, st.Size()-r.req.Tail), nil
+	}
+	return min(max(start, r.req.Offset), st.Size()), nil
 }
 
 // drain reads to the present end.

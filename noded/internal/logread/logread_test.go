@@ -112,6 +112,47 @@ func TestTruncatedFileBeginsAgain(t *testing.T) {
 	}
 }
 
+func TestNothingBeforeTheStart(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "log")
+	write(t, path, "old\nnew\n")
+	for name, tt := range map[string]struct {
+		req  Request
+		want string
+		off  int64
+	}{
+		"whole":             {Request{Start: 4}, "new\n", 4},
+		"offset before it":  {Request{Start: 4, Offset: 2}, "new\n", 4},
+		"offset after it":   {Request{Start: 4, Offset: 5}, "ew\n", 5},
+		"a long end":        {Request{Start: 4, Tail: 100}, "new\n", 4},
+		"a short end":       {Request{Start: 4, Tail: 2}, "w\n", 6},
+		"nothing yet":       {Request{Start: 8}, "", -1},
+		"truncated since":   {Request{Start: 100}, "old\nnew\n", 0},
+		"a start below 0":   {Request{Start: -1}, "old\nnew\n", 0},
+		"an older daemon's": {Request{}, "old\nnew\n", 0},
+	} {
+		tt.req.Path = path
+		args := Args(tt.req)[1:]
+		if tt.req.Start == 0 {
+			args = append(args[:3], path) // no START
+		}
+		var wire bytes.Buffer
+		if code := Serve(args, strings.NewReader(""), &wire); code != 0 {
+			t.Fatalf("%s: exit %d", name, code)
+		}
+		got, off := "", int64(-1)
+		if err := ReadFrames(&wire, func(o int64, b []byte) error {
+			if off < 0 {
+				off = o
+			}
+			got += string(b)
+			return nil
+		}); err != nil || got != tt.want || off != tt.off {
+			t.Errorf("%s: %q from %d, %v", name, got, off, err)
+		}
+	}
+}
+
 func TestStopAndSinkErrors(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

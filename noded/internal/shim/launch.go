@@ -46,22 +46,22 @@ func blame(what string, err error) error {
 	return &userError{what: what, err: err}
 }
 
-// launch starts the attempt's first process and returns its pid.
+// launch starts the attempt's first process and returns its pid, and where its output begins.
 //
 // Everything that the process is to inherit (cgroup, mounts, credentials, working directory) is set up on one thread of
 // the shim, which then forks and is thrown away. The shim's other threads keep their own; a second program that would
 // do the same between fork and exec would double the cost of a start.
-func launch(o *handoff.Order) (pid int, err error) {
+func launch(o *handoff.Order) (pid int, outputs handoff.Outputs, err error) {
 	if harmless(o) {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		return launchOnThread(o)
 	}
-	tid := throwAway(func() { pid, err = launchOnThread(o) })
+	tid := throwAway(func() { pid, outputs, err = launchOnThread(o) })
 	if err == nil && o.SwitchUser && o.UID != 0 {
 		awaitThreadEnd(tid)
 	}
-	return pid, err
+	return pid, outputs, err
 }
 
 // throwAway runs f on a thread that is never used again, and names the thread.
@@ -101,80 +101,80 @@ func harmless(o *handoff.Order) bool {
 	return len(o.Cgroup.V1Dirs) == 0 && len(o.HideDevices) == 0 && (!o.SwitchUser || o.UID == 0)
 }
 
-func launchOnThread(o *handoff.Order) (int, error) {
+func launchOnThread(o *handoff.Order) (pid int, outputs handoff.Outputs, err error) {
 	flags := unix.CLONE_FS
 	if len(o.HideDevices) > 0 {
 		flags = unix.CLONE_NEWNS
 	}
 	if err := unix.Unshare(flags); err != nil {
-		return 0, os.NewSyscallError("unshare", err)
+		return 0, outputs, os.NewSyscallError("unshare", err)
 	}
 	for _, g := range o.Cgroup.V1Dirs {
 		if err := killtree.WriteFile(g+"/tasks", "0"); err != nil {
-			return 0, errors.New("join the attempt's cgroup: " + err.Error())
+			return 0, outputs, errors.New("join the attempt's cgroup: " + err.Error())
 		}
 	}
 	sys := &syscall.SysProcAttr{Setsid: true}
 	if o.Cgroup.V2Dir != "" {
 		fd, err := unix.Open(o.Cgroup.V2Dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return 0, errors.New("open the attempt's cgroup " + o.Cgroup.V2Dir + ": " + err.Error())
+			return 0, outputs, errors.New("open the attempt's cgroup " + o.Cgroup.V2Dir + ": " + err.Error())
 		}
 		defer unix.Close(fd)
 		sys.UseCgroupFD, sys.CgroupFD = true, fd
 	}
 	if err := hideDevices(o); err != nil {
-		return 0, err
+		return 0, outputs, err
 	}
 	if err := setLimits(); err != nil {
-		return 0, err
+		return 0, outputs, err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return 0, os.NewSyscallError("prctl(PR_SET_NO_NEW_PRIVS)", err)
+		return 0, outputs, os.NewSyscallError("prctl(PR_SET_NO_NEW_PRIVS)", err)
 	}
 	if err := becomeUser(o, sys.UseCgroupFD); err != nil {
-		return 0, err
+		return 0, outputs, err
 	}
 	unix.Umask(0o022)
 	return asUser(o, sys)
 }
 
 // asUser does everything that touches paths which the job's user can influence, with that user's credentials.
-func asUser(o *handoff.Order, sys *syscall.SysProcAttr) (int, error) {
+func asUser(o *handoff.Order, sys *syscall.SysProcAttr) (pid int, outputs handoff.Outputs, err error) {
 	if err := writeFiles(o.FilesDir, o); err != nil {
-		return 0, err
+		return 0, outputs, err
 	}
-	stdio, err := openStdio(o)
+	std, err := openStdio(o)
 	if err != nil {
-		return 0, err
+		return 0, outputs, err
 	}
-	defer stdio.close()
+	defer std.close()
 	if err := unix.Chdir(o.Dir); err != nil {
-		return 0, blame("work_dir "+o.Dir, err)
+		return 0, outputs, blame("work_dir "+o.Dir, err)
 	}
 	argv, what, err := program(o)
 	if err != nil {
-		return 0, err
+		return 0, outputs, err
 	}
 	if o.Preamble != "" {
-		if _, err := unix.Write(int(stdio[1]), []byte(o.Preamble)); err != nil {
-			return 0, blame("stdout "+o.Stdout, err)
+		if _, err := unix.Write(int(std.fds[1]), []byte(o.Preamble)); err != nil {
+			return 0, outputs, blame("stdout "+o.Stdout, err)
 		}
 	}
 	if sys.UseCgroupFD && o.SwitchUser && o.UID != 0 {
 		// The kernel asks the forking thread for write access to the group. The capability does not survive exec: the
 		// user is not root, and neither the inheritable nor the ambient set has anything in it.
 		if err := setCaps(capDacOverride, capDacOverride); err != nil {
-			return 0, err
+			return 0, outputs, err
 		}
 	}
-	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Env: o.Env, Files: stdio[:], Sys: sys})
+	pid, err = syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Env: o.Env, Files: std.fds[:], Sys: sys})
 	if err != nil {
-		return 0, blame(what, err)
+		return 0, outputs, blame(what, err)
 	}
 	// The shim's own thread, where it was that, does not keep the user's file system busy.
 	_ = unix.Chdir("/")
-	return pid, nil
+	return pid, std.starts, nil
 }
 
 // hideDevices covers device files in a mount namespace of the job's own. A job without privileges cannot uncover them.

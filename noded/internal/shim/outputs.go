@@ -59,79 +59,89 @@ func local(path string) bool {
 	return true
 }
 
-// stdioFDs are standard input, output and error.
-type stdioFDs [3]uintptr
-
-func openStdio(o *handoff.Order) (*stdioFDs, error) {
-	fds := &stdioFDs{noFD, noFD, noFD}
-	if err := fds.open(o); err != nil {
-		fds.close()
-		return nil, err
-	}
-	return fds, nil
+// stdio is standard input, output and error.
+type stdio struct {
+	fds [3]uintptr
+	// starts are the sizes of the output files as they were found.
+	starts handoff.Outputs
 }
 
-func (f *stdioFDs) open(o *handoff.Order) error {
+func openStdio(o *handoff.Order) (*stdio, error) {
+	s := &stdio{fds: [3]uintptr{noFD, noFD, noFD}}
+	if err := s.open(o); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *stdio) open(o *handoff.Order) error {
 	in, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: "/dev/null", Err: err}
 	}
-	f[0] = uintptr(in)
-	out, err := openOutput("stdout", o.Stdout, o.Truncate)
+	s.fds[0] = uintptr(in)
+	out, size, err := openOutput("stdout", o.Stdout, o.Truncate)
 	if err != nil {
 		return err
 	}
-	f[1], f[2] = uintptr(out), uintptr(out)
+	s.fds[1], s.fds[2] = uintptr(out), uintptr(out)
+	s.starts = handoff.Outputs{StdoutStart: size, StderrStart: size}
 	if o.Stderr == "" || o.Stderr == o.Stdout {
 		return nil
 	}
-	errFD, err := openOutput("stderr", o.Stderr, o.Truncate)
+	errFD, size, err := openOutput("stderr", o.Stderr, o.Truncate)
 	if err != nil {
 		return err
 	}
-	f[2] = uintptr(errFD)
+	s.fds[2], s.starts.StderrStart = uintptr(errFD), size
 	return nil
 }
 
 const noFD = ^uintptr(0)
 
-func (f *stdioFDs) close() {
-	for i, fd := range f {
-		if fd != noFD && (i != 2 || fd != f[1]) {
+func (s *stdio) close() {
+	for i, fd := range s.fds {
+		if fd != noFD && (i != 2 || fd != s.fds[1]) {
 			_ = unix.Close(int(fd))
 		}
 	}
 }
 
-// openOutput opens a file of the user's for writing: a plain file or /dev/null, and no symbolic link at its end.
-func openOutput(what, path string, truncate bool) (int, error) {
+// openOutput opens a file of the user's for writing: a plain file or /dev/null, and no symbolic link at its end. start is
+// where writing begins.
+func openOutput(what, path string, truncate bool) (fd int, start int64, err error) {
 	what += " " + path
-	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	fd, err = unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if errors.Is(err, unix.ELOOP) {
-		return 0, &userError{what: what + ": is a symbolic link, name the file itself"}
+		return 0, 0, &userError{what: what + ": is a symbolic link, name the file itself"}
 	}
 	if errors.Is(err, unix.ENXIO) {
-		return 0, &userError{what: what + ": is not a plain file"}
+		return 0, 0, &userError{what: what + ": is not a plain file"}
 	}
 	if err != nil {
-		return 0, blame(what, err)
+		return 0, 0, blame(what, err)
 	}
 	var st unix.Stat_t
 	if err = unix.Fstat(fd, &st); err == nil && !plain(&st) {
 		_ = unix.Close(fd)
-		return 0, &userError{what: what + ": is not a plain file"}
+		return 0, 0, &userError{what: what + ": is not a plain file"}
 	}
-	if err == nil && truncate && st.Mode&unix.S_IFMT == unix.S_IFREG {
+	switch regular := st.Mode&unix.S_IFMT == unix.S_IFREG; {
+	case err != nil || !regular:
+	case truncate:
 		err = unix.Ftruncate(fd, 0)
+	default:
+		start = st.Size
 	}
 	if err == nil {
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_APPEND)
 	}
 	if err != nil {
 		_ = unix.Close(fd)
-		return 0, blame(what, err)
+		return 0, 0, blame(what, err)
 	}
-	return fd, nil
+	return fd, start, nil
 }
 
 func plain(st *unix.Stat_t) bool {

@@ -177,14 +177,18 @@ func (s *shim) run() *handoff.Exit {
 		return &never
 	}
 	s.exit.StartMS = wallNow()
-	pid, err := launch(s.order)
+	pid, outputs, err := launch(s.order)
 	if err != nil {
 		var u *userError
 		never.UserError = errors.As(err, &u)
 		never.Detail = oneLine(err.Error())
 		return &never
 	}
-	s.main = pid
+	s.main, s.exit.Outputs = pid, outputs
+	if outputs != (handoff.Outputs{}) {
+		// Without the record the whole file passes for the attempt's until the exit record says better.
+		_ = s.append(outputs.Marshal())
+	}
 	_, _ = unix.Write(s.notify, []byte{handoff.NotifyStarted})
 	s.loop()
 	s.exit.OOMKilled = oomKilled(s.order.Cgroup)
