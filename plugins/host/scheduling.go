@@ -248,23 +248,48 @@ func (s *Scheduling) exchange(ctx context.Context, inst *instance, d Delta, base
 	return resp, checkScores(req, resp)
 }
 
-// fillRequest lends the columns to a request, with users and projects by number.
+// fillRequest lends the columns to a request, with names and accounts by number. Columns that a policy need not have are left
+// out when they say nothing.
 func fillRequest(req *pluginv1.ScoreRequest, c *policy.Columns) {
 	req.JobId, req.Priority, req.EligibleMs, req.Size, req.TimeLimitS = c.ID, c.Priority, c.EligibleMS, c.Size, c.TimeLimitS
+	req.EstimateS, req.RemainingS, req.RunS, req.Running = said(c.EstimateS), said(c.RemainingS), said(c.RunS), said(c.Running)
 	req.User, req.Users = numbered(c.User)
 	req.Project, req.Projects = numbered(c.Project)
+	req.Partition, req.Partitions = numbered(said(c.Partition))
+	var accounts []*policy.Account
+	req.Account, accounts = numbered(said(c.Account))
+	for _, a := range accounts {
+		account := &pluginv1.Account{}
+		if a != nil {
+			for _, l := range a.Levels {
+				account.Levels = append(account.Levels, &pluginv1.ShareLevel{Name: l.Name, Usage: l.Usage, Share: l.Share})
+			}
+		}
+		req.Accounts = append(req.Accounts, account)
+	}
 }
 
-// numbered answers for each name its place in the list of different names.
-func numbered(names []string) (index []uint32, list []string) {
-	index = make([]uint32, len(names))
-	places := map[string]uint32{}
-	for i, name := range names {
-		at, ok := places[name]
+// said is the column, or nil when all of it is zero.
+func said[T comparable](column []T) []T {
+	var zero T
+	for _, v := range column {
+		if v != zero {
+			return column
+		}
+	}
+	return nil
+}
+
+// numbered answers for each element its place in the list of different ones.
+func numbered[T comparable](column []T) (index []uint32, list []T) {
+	index = make([]uint32, len(column))
+	places := map[T]uint32{}
+	for i, v := range column {
+		at, ok := places[v]
 		if !ok {
 			at = uint32(len(list))
-			places[name] = at
-			list = append(list, name)
+			places[v] = at
+			list = append(list, v)
 		}
 		index[i] = at
 	}

@@ -44,7 +44,7 @@ func (t *table) apply(d Delta) error {
 		}
 		seen[id] = struct{}{}
 		if at, ok := t.place[id]; ok {
-			t.setAt(at, d.Changed.At(i))
+			t.jobs.Set(at, d.Changed.At(i))
 			continue
 		}
 		t.place[id] = t.jobs.Len()
@@ -83,23 +83,15 @@ func (t *table) fill(d Delta) error {
 	return nil
 }
 
-func (t *table) setAt(i int, j policy.Job) {
-	c := &t.jobs
-	c.ID[i], c.Priority[i], c.EligibleMS[i], c.Size[i] = j.ID, j.Priority, j.EligibleMS, j.Size
-	c.TimeLimitS[i], c.User[i], c.Project[i] = j.TimeLimitS, j.User, j.Project
-}
-
 // removeAt moves the last job into the gap.
 func (t *table) removeAt(i int) {
 	c, last := &t.jobs, t.jobs.Len()-1
 	delete(t.place, c.ID[i])
 	if i != last {
-		t.setAt(i, c.At(last))
+		c.Set(i, c.At(last))
 		t.place[c.ID[i]] = i
 	}
-	c.User[last], c.Project[last] = "", ""
-	c.ID, c.Priority, c.EligibleMS, c.Size = c.ID[:last], c.Priority[:last], c.EligibleMS[:last], c.Size[:last]
-	c.TimeLimitS, c.User, c.Project = c.TimeLimitS[:last], c.User[:last], c.Project[:last]
+	c.Truncate(last)
 }
 
 // ids is a copy of the jobs' numbers in the order of the columns.

@@ -7,7 +7,7 @@
 //		sdk.ServeScheduling(sdk.Info{Name: "sched-mine", Version: "1.0"}, &myPolicy{})
 //	}
 //
-// and a launcher is the same with ServeLauncher. Neither returns: the process ends when the host closes it or dies.
+// and a preemption policy or a launcher is the same with ServePreemption or ServeLauncher. None returns: the process ends when the host closes it or dies.
 //
 // Standard output belongs to the handshake. Log through log/slog: the default logger writes what the host understands
 // to standard error, and the host passes it on, cut short and rate-limited. The environment is almost empty; settings

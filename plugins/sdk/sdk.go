@@ -33,7 +33,7 @@ type Info struct {
 	Name string
 	// Version is the plugin's own, e.g. "1.2.0".
 	Version string
-	// Method is the training method that a launcher runs, e.g. "lora". Scheduling policies leave it empty.
+	// Method is the training method that a launcher runs, e.g. "lora". Policies leave it empty.
 	Method string
 }
 
@@ -65,6 +65,22 @@ type SchedulingPolicy interface {
 	Score(ctx context.Context, req *pluginv1.ScoreRequest) (*pluginv1.ScoreResponse, error)
 }
 
+// Explainer is what a scheduling policy may serve besides: its scores taken apart, for people.
+type Explainer interface {
+	// Explain answers for each job of the request, in its order, the terms that its score is the sum of. The jobs are scored
+	// by themselves, with all their columns, and not remembered.
+	Explain(ctx context.Context, req *pluginv1.ExplainRequest) (*pluginv1.ExplainResponse, error)
+}
+
+// PreemptionPolicy says who is stopped for whom.
+type PreemptionPolicy interface {
+	// Configure is called once after start and again when the settings change. Unknown keys should be refused.
+	Configure(ctx context.Context, settings map[string]string) error
+	// SelectVictims answers for each blocked job that it can help which candidates to stop and on which nodes the job then
+	// fits, as preemption.proto says. The numbers in the request have been checked, and calls come one at a time.
+	SelectVictims(ctx context.Context, req *pluginv1.SelectVictimsRequest) (*pluginv1.SelectVictimsResponse, error)
+}
+
 // Launcher knows one training method. Its methods are called concurrently, for different jobs; what each request means
 // is said in launcher.proto. An error is a fault of the launcher; what is wrong with a user's config is a Problem in the answer.
 type Launcher interface {
@@ -79,9 +95,15 @@ type Launcher interface {
 	Checkpoint(ctx context.Context, req *pluginv1.CheckpointRequest) (*pluginv1.CheckpointResponse, error)
 }
 
-// ServeScheduling serves a scheduling policy until the host closes it or dies. It does not return.
+// ServeScheduling serves a scheduling policy until the host closes it or dies, and its explanations when it is an Explainer
+// too. It does not return.
 func ServeScheduling(info Info, p SchedulingPolicy) {
 	serve(info, &service{info: info, kind: pluginv1.PluginKind_PLUGIN_KIND_SCHEDULING, configure: p.Configure, scheduling: p})
+}
+
+// ServePreemption serves a preemption policy until the host closes it or dies. It does not return.
+func ServePreemption(info Info, p PreemptionPolicy) {
+	serve(info, &service{info: info, kind: pluginv1.PluginKind_PLUGIN_KIND_PREEMPTION, configure: p.Configure, preemption: p})
 }
 
 // ServeLauncher serves a launcher until the host closes it or dies. It does not return.

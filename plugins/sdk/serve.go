@@ -67,6 +67,8 @@ func (p *grpcPlugin) GRPCServer(_ *goplugin.GRPCBroker, s *grpc.Server) error {
 	switch p.service.kind {
 	case pluginv1.PluginKind_PLUGIN_KIND_SCHEDULING:
 		pluginv1.RegisterSchedulingPolicyServiceServer(s, &schedulingServer{service: p.service})
+	case pluginv1.PluginKind_PLUGIN_KIND_PREEMPTION:
+		pluginv1.RegisterPreemptionPolicyServiceServer(s, &preemptionServer{service: p.service})
 	case pluginv1.PluginKind_PLUGIN_KIND_LAUNCHER:
 		pluginv1.RegisterLauncherServiceServer(s, &launcherServer{Launcher: p.service.launcher})
 	default:

@@ -33,23 +33,77 @@ func (m *multifactor) Configure(_ context.Context, settings map[string]string) e
 	}
 	m.params, m.generation = params, 0
 	slog.Info("configured", policy.PrioritySetting+"_ms", params.PriorityMS, policy.SizeSetting+"_ms", params.SizeMS,
+		policy.FairShareSetting+"_ms", params.FairShareMS, policy.HysteresisSetting+"_ms", params.HysteresisMS,
 		"overtaking_bound_ms", params.BoundMS())
 	return nil
 }
 
 // Score answers a snapshot, or a delta to the generation that it answered last.
 func (m *multifactor) Score(_ context.Context, req *pluginv1.ScoreRequest) (*pluginv1.ScoreResponse, error) {
-	n := len(req.GetJobId())
-	if len(req.GetPriority()) != n || len(req.GetEligibleMs()) != n || len(req.GetSize()) != n || len(req.GetTimeLimitS()) != n {
-		return nil, fmt.Errorf("priority, eligible_ms, size and time_limit_s are needed for all %d jobs", n)
+	jobs, err := columns(req)
+	if err != nil {
+		return nil, err
 	}
 	if base := req.GetBaseGeneration(); base != 0 && base != m.generation {
 		return &pluginv1.ScoreResponse{Generation: req.GetGeneration(), NeedFull: true}, nil
 	}
-	scores := make([]int64, n)
-	for i := range scores {
-		scores[i] = m.params.Score(req.Priority[i], req.EligibleMs[i], req.Size[i], req.TimeLimitS[i])
-	}
 	m.generation = req.GetGeneration()
-	return &pluginv1.ScoreResponse{Generation: req.GetGeneration(), Score: scores}, nil
+	return &pluginv1.ScoreResponse{Generation: req.GetGeneration(), Score: m.params.ScoreColumns(make([]int64, 0, jobs.Len()), jobs)}, nil
+}
+
+// Explain takes scores apart.
+func (m *multifactor) Explain(_ context.Context, req *pluginv1.ExplainRequest) (*pluginv1.ExplainResponse, error) {
+	jobs, err := columns(req.GetJobs())
+	if err != nil {
+		return nil, err
+	}
+	resp := &pluginv1.ExplainResponse{BoundMs: m.params.BoundMS()}
+	for i := range jobs.ID {
+		j := jobs.At(i)
+		e := &pluginv1.Explanation{JobId: j.ID, Score: m.params.ScoreJob(j)}
+		for _, t := range m.params.Terms(j) {
+			e.Terms = append(e.Terms, &pluginv1.ScoreTerm{Name: t.Name, Ms: t.MS, Inputs: t.Inputs})
+		}
+		resp.Jobs = append(resp.Jobs, e)
+	}
+	return resp, nil
+}
+
+// columns reads a request's jobs. The sdk has checked that lengths and numbers fit.
+func columns(req *pluginv1.ScoreRequest) (*policy.Columns, error) {
+	n := len(req.GetJobId())
+	if len(req.GetPriority()) != n || len(req.GetEligibleMs()) != n || len(req.GetSize()) != n || len(req.GetTimeLimitS()) != n {
+		return nil, fmt.Errorf("priority, eligible_ms, size and time_limit_s are needed for all %d jobs", n)
+	}
+	accounts := make([]*policy.Account, len(req.GetAccounts()))
+	for i, a := range req.GetAccounts() {
+		accounts[i] = &policy.Account{}
+		for _, l := range a.GetLevels() {
+			accounts[i].Levels = append(accounts[i].Levels, policy.Level{Name: l.GetName(), Usage: l.GetUsage(), Share: l.GetShare()})
+		}
+	}
+	return &policy.Columns{
+		ID: req.GetJobId(), Priority: req.GetPriority(), EligibleMS: req.GetEligibleMs(), Size: req.GetSize(), TimeLimitS: req.GetTimeLimitS(),
+		User: named(n, req.GetUser(), req.GetUsers()), Project: named(n, req.GetProject(), req.GetProjects()),
+		Partition: named(n, req.GetPartition(), req.GetPartitions()), Account: named(n, req.GetAccount(), accounts),
+		EstimateS: filled(n, req.GetEstimateS()), RemainingS: filled(n, req.GetRemainingS()), RunS: filled(n, req.GetRunS()),
+		Running: filled(n, req.GetRunning()),
+	}, nil
+}
+
+// filled is a column that may have been left out.
+func filled[T any](n int, column []T) []T {
+	if len(column) == 0 {
+		return make([]T, n)
+	}
+	return column
+}
+
+// named answers what the numbers of a column stand for.
+func named[T any](n int, index []uint32, list []T) []T {
+	out := make([]T, n)
+	for i, at := range index {
+		out[i] = list[at]
+	}
+	return out
 }
