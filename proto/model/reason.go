@@ -17,6 +17,14 @@ var reasonTexts = map[fettlev1.Reason]string{
 	fettlev1.Reason_REASON_PARTITION_DOWN:     "PartitionDown",
 	fettlev1.Reason_REASON_LAUNCH_FAILED:      "LaunchFailed",
 	fettlev1.Reason_REASON_LAUNCH_FAILED_HELD: "LaunchFailedHeld",
+	fettlev1.Reason_REASON_DEPENDENCY:         "Dependency",
+	fettlev1.Reason_REASON_RESERVATION:        "Reservation",
+	fettlev1.Reason_REASON_LIMIT_PARTITION:    "PartitionLimit",
+	fettlev1.Reason_REASON_LIMIT_PROJECT:      "ProjectLimit",
+	fettlev1.Reason_REASON_LIMIT_USER:         "UserLimit",
+	fettlev1.Reason_REASON_ARRAY_LIMIT:        "JobArrayTaskLimit",
+	fettlev1.Reason_REASON_PREEMPTING:         "Preempting",
+	fettlev1.Reason_REASON_GPUS_BUSY_OUTSIDE:  "GPUsBusyOutside",
 	fettlev1.Reason_REASON_CANCELLED_BY_USER:  "CancelledByUser",
 	fettlev1.Reason_REASON_CANCELLED_BY_ADMIN: "CancelledByAdmin",
 	fettlev1.Reason_REASON_TIME_LIMIT:         "TimeLimit",
@@ -29,6 +37,10 @@ var reasonTexts = map[fettlev1.Reason]string{
 	fettlev1.Reason_REASON_REQUEUED_BY_USER:   "RequeuedByUser",
 	fettlev1.Reason_REASON_SHIM_LOST:          "ShimLost",
 	fettlev1.Reason_REASON_GANG_ABORTED:       "GangAborted",
+	fettlev1.Reason_REASON_DEPENDENCY_NEVER:   "DependencyNeverSatisfied",
+	fettlev1.Reason_REASON_DEADLINE:           "Deadline",
+	fettlev1.Reason_REASON_PREEMPTED:          "Preempted",
+	fettlev1.Reason_REASON_VRAM_EXCEEDED:      "VRAMExceeded",
 }
 
 // ReasonText returns the word for r in Slurm's manner: "Priority", "Resources", "JobHeldUser"; "None" when there is no

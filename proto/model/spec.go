@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/gres"
 )
 
 // Defaults of a specification.
@@ -16,8 +17,9 @@ const (
 	DefaultPartition = "main"
 )
 
-// NormalizeSpec fills the defaults that do not depend on the cluster's policy, in place: priority 5, one node, one CPU,
-// two retries, 30 s of grace, method script, name from the method. Doing it twice changes nothing more.
+// NormalizeSpec fills the defaults that do not depend on the cluster's policy, in place: priority 5, one node (unless GPUs
+// are asked for in all), one CPU, two retries, 30 s of grace, method script, name from the method. Types, constraints and
+// arrays get their plain form. Doing it twice changes nothing more.
 func NormalizeSpec(s *fettlev1.JobSpec) {
 	if s == nil {
 		return
@@ -32,7 +34,10 @@ func NormalizeSpec(s *fettlev1.JobSpec) {
 	if s.Priority == 0 {
 		s.Priority = DefaultPriority
 	}
-	if s.Nodes == 0 {
+	if g := s.GpusTotal; g.GetCount() == 0 && g.GetType() == "" {
+		s.GpusTotal = nil
+	}
+	if s.Nodes == 0 && s.GpusTotal == nil {
 		s.Nodes = 1
 	}
 	if s.CpusPerNode == 0 {
@@ -52,6 +57,15 @@ func NormalizeSpec(s *fettlev1.JobSpec) {
 			s.GpusPerNode.Type = strings.ToLower(s.GpusPerNode.Type)
 		}
 	}
+	for _, g := range append(s.GpuAlternatives, s.GpusTotal) {
+		if g != nil {
+			g.Type = strings.ToLower(g.Type)
+		}
+	}
+	if c, err := gres.ParseConstraint(s.Constraint); err == nil {
+		s.Constraint = c.String()
+	}
+	normalizeArray(s.Array)
 }
 
 // GPUs returns how many GPUs of which type s asks of each node.

@@ -71,6 +71,11 @@ func CanMove(from, to fettlev1.JobState) bool {
 	return from >= 0 && int(from) < numStates && moves[from].has(to)
 }
 
+// CanMoveArray is CanMove for an array's own row, which never runs itself: it waits until all of its elements are over.
+func CanMoveArray(from, to fettlev1.JobState) bool {
+	return from == Unspecified && to == Pending || from == Pending && of(Completed, Failed, Cancelled).has(to)
+}
+
 var codes = [numStates]string{
 	Unspecified: "?",
 	Pending:     "PD",

@@ -17,7 +17,8 @@ func ValidateSpec(s *fettlev1.JobSpec) *FieldError {
 		return invalid("spec", "is missing", "send a job specification")
 	}
 	for _, check := range []func(*fettlev1.JobSpec) *FieldError{
-		checkNames, checkNumbers, checkResources, checkNodes, checkDevices, checkTimes, checkPaths, checkLists, checkPayload,
+		checkNames, checkNumbers, checkResources, checkNodes, checkDevices, checkTimes, checkWishes, checkArray, checkDependencies,
+		checkPaths, checkLists, checkPayload,
 	} {
 		if err := check(s); err != nil {
 			return err
