@@ -167,6 +167,12 @@ func (m *Manager) followProgress(e *entry, i *info, l Launcher) {
 // classify lets the launcher say what an end means. Without a verdict the exit stands as it is.
 func (m *Manager) classify(e *entry, exit *fettlev1.Exit) {
 	m.mu.Lock()
+	unread := e.followed == nil
+	m.mu.Unlock()
+	if unread {
+		m.follow(e) // it ended while no daemon was there to read
+	}
+	m.mu.Lock()
 	i, followed := e.info, e.followed
 	e.close()
 	m.mu.Unlock()

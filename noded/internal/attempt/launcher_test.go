@@ -113,8 +113,51 @@ echo '{"s":2}' >>outdir/log; echo '{"global_step":2}' >outdir/trainer_state.json
 		verdict.GetProgress().GetStep() != 2 || verdict.GetExit().GetCode() != 1 {
 		t.Errorf("asked for a verdict on %v", verdict)
 	}
-	if ps := r.m.Progress(); len(ps) != 1 || ps[0].GetProgress().GetStep() != 2 {
-		t.Errorf("the last progress: %v", ps)
+	if p := r.m.LastProgress(s.Key); p.GetProgress().GetStep() != 2 || p.GetKey().GetJobId() != 1 {
+		t.Errorf("the last progress: %v", p)
+	}
+	if p, ps := r.m.LastProgress(s.Key), r.m.Progress(); p != nil || len(ps) != 0 {
+		t.Errorf("told again: %v, %v", p, ps)
+	}
+}
+
+// The last step of a training that ended while no daemon was there is read by the next one, before it tells the end.
+func TestProgressOfATrainingThatEndedUnseen(t *testing.T) {
+	t.Parallel()
+	var r *rig
+	l := &scripted{
+		plan: func(*pluginv1.PlanRequest) (*pluginv1.PlanResponse, error) {
+			return &pluginv1.PlanResponse{
+				Argv:         []string{"sh", "-c", "while ! [ -e go ]; do sleep 0.01; done; echo x >log; echo x >>log; echo x >>log"},
+				ProgressFile: filepath.Join(r.work, "log"),
+			}, nil
+		},
+		progress: func(req *pluginv1.ProgressRequest) *pluginv1.ProgressResponse {
+			all := append(req.GetCursor(), req.GetData()...)
+			return &pluginv1.ProgressResponse{Cursor: all, Progress: &fettlev1.Progress{Step: int64(bytes.Count(all, []byte("\n")))}}
+		},
+		classify: func(*pluginv1.ClassifyRequest) (*pluginv1.ClassifyResponse, error) {
+			return &pluginv1.ClassifyResponse{Class: fettlev1.ExitClass_EXIT_CLASS_DONE}, nil
+		},
+	}
+	r = newRig(t, withLauncher(l))
+	s := r.training(1)
+	r.m.Start(s)
+	r.started(s.Key)
+	r.m.Close()
+	if err := os.WriteFile(filepath.Join(r.work, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the exit is recorded", func() bool {
+		_, recs, err := r.m.read(s.Key, 0)
+		return err == nil && recs.Exit != nil
+	})
+	r.open()
+	if e := r.ended(s.Key); e.GetClass() != fettlev1.ExitClass_EXIT_CLASS_DONE {
+		t.Errorf("%v", e)
+	}
+	if p := r.m.LastProgress(s.Key); p.GetProgress().GetStep() != 3 {
+		t.Errorf("the last progress: %v", p)
 	}
 }
 

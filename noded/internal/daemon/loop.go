@@ -53,6 +53,7 @@ func (d *daemon) loop(ctx context.Context) (err error) {
 			d.onLink(e)
 		case in := <-d.attempts.Events():
 			d.noteFailed(in)
+			d.sendLast(in)
 			d.step(in)
 		case upto := <-d.synced:
 			d.step(nodemachine.JournalSynced{Upto: upto})
@@ -97,6 +98,8 @@ func (d *daemon) step(in nodemachine.Input) {
 	}
 	if now := d.machine.Session(); now != before && now != 0 {
 		d.log.Info("session opened", "session", now, "cluster", d.machine.ClusterID())
+		// Before the ends that were told in the hello are acknowledged, and their attempts forgotten.
+		d.sendProgress()
 	}
 }
 
@@ -168,6 +171,17 @@ func (d *daemon) sendProgress() {
 	}
 	if items := d.attempts.Progress(); len(items) > 0 {
 		d.link.Send(&fettlev1.NodeMessage{Msg: &fettlev1.NodeMessage_Progress{Progress: &fettlev1.NodeProgress{Items: items}}})
+	}
+}
+
+// sendLast sends what is left of an attempt's progress before its end: once that is acknowledged the attempt is forgotten.
+func (d *daemon) sendLast(in nodemachine.Input) {
+	end, ok := in.(nodemachine.ShimEnded)
+	if !ok || d.machine.Session() == 0 {
+		return
+	}
+	if item := d.attempts.LastProgress(end.Key); item != nil {
+		d.link.Send(&fettlev1.NodeMessage{Msg: &fettlev1.NodeMessage_Progress{Progress: &fettlev1.NodeProgress{Items: []*fettlev1.AttemptProgress{item}}}})
 	}
 }
 
