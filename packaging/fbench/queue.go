@@ -25,7 +25,7 @@ func (b *bench) queue() error {
 	if err != nil {
 		return err
 	}
-	empty, err := rss(leader)
+	empty, err := b.settledRSS(leader)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (b *bench) queue() error {
 			return err
 		}
 		line("fqueue, 50000 pending, ten jobs", ten.Round(100*time.Microsecond).String(), "<= 15 ms (Slurm 13 ms)")
-		used, err := rss(leader)
+		used, err := b.settledRSS(leader)
 		if err != nil {
 			return err
 		}
@@ -95,6 +95,29 @@ func (b *bench) timeCommand(n int, name string, args ...string) (time.Duration, 
 		}
 	}
 	return percentile(times, 50), nil
+}
+
+// settledRSS is rss once it no longer changes: a controller gives garbage back when it is at rest.
+func (b *bench) settledRSS(d *e2e.Daemon) (int64, error) {
+	const tolerance = 64 << 10
+	last, since := int64(-1), time.Now()
+	for {
+		now, err := rss(d)
+		if err != nil {
+			return 0, err
+		}
+		if last < 0 || now > last+tolerance || now < last-tolerance {
+			last, since = now, time.Now()
+		}
+		if time.Since(since) > 4*time.Second {
+			return now, nil
+		}
+		select {
+		case <-b.ctx.Done():
+			return 0, b.ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // rss is a process's resident anonymous memory in bytes: its heap and stacks, without the pages of the log file that

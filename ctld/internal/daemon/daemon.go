@@ -215,11 +215,11 @@ func (d *daemon) serve(ctx context.Context, ln net.Listener) error {
 	fettlev1.RegisterNodeServiceServer(srv, d.nodes)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(ln) }()
-	paced, unpace := context.WithCancel(ctx)
-	var pacer sync.WaitGroup
-	pacer.Go(func() { paceCollector(paced) })
-	defer pacer.Wait()
-	defer unpace()
+	keep, stopKeeping := context.WithCancel(ctx)
+	var keeper sync.WaitGroup
+	keeper.Go(func() { returnMemory(keep) })
+	defer keeper.Wait()
+	defer stopKeeping()
 	d.log.Info("controller is up", "name", d.cfg.Name, "clients", d.cfg.ClientAddr, "raft", d.cfg.RaftAddr, "version", version.Version)
 	var err error
 	select {

@@ -2,14 +2,26 @@ package daemon
 
 import "testing"
 
-func TestGarbageIsBoundedByTheJobTable(t *testing.T) {
+func TestMemoryIsGivenBackAtRest(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		live    uint64
-		percent int
-	}{{0, 1600}, {4 << 20, 400}, {16 << 20, 100}, {64 << 20, 25}, {1 << 40, 25}} {
-		if got := gcPercent(c.live); got != c.percent {
-			t.Errorf("%d live bytes: %d %%, want %d %%", c.live, got, c.percent)
+	const mib = 1 << 20
+	var r restful
+	for i, c := range []struct {
+		now  heapReading
+		want bool
+	}{
+		{heapReading{allocated: 900 * mib, live: 100 * mib, resident: 200 * mib}, false},
+		{heapReading{allocated: 901 * mib, live: 100 * mib, resident: 200 * mib}, false},
+		{heapReading{allocated: 902 * mib, live: 100 * mib, resident: 200 * mib}, true},
+		// Nothing worth it is left.
+		{heapReading{allocated: 903 * mib, live: 100 * mib, resident: 110 * mib}, false},
+		// Work: it has to come to rest again.
+		{heapReading{allocated: 990 * mib, live: 100 * mib, resident: 200 * mib}, false},
+		{heapReading{allocated: 991 * mib, live: 100 * mib, resident: 200 * mib}, false},
+		{heapReading{allocated: 992 * mib, live: 100 * mib, resident: 200 * mib}, true},
+	} {
+		if got := r.due(c.now); got != c.want {
+			t.Errorf("reading %d: %v, want %v", i, got, c.want)
 		}
 	}
 }
