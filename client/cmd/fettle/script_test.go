@@ -42,7 +42,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Deadline:            time.Now().Add(2 * time.Minute),
+		Deadline:            time.Now().Add(6 * time.Minute),
 		UpdateScripts:       *update,
 		Setup:               setup,
 		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"fake": fake, "refused": refused, "same": same, "killdaemon": killDaemon},
