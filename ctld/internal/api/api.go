@@ -8,6 +8,7 @@ import (
 	"context"
 	"log/slog"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
@@ -87,6 +88,8 @@ type Config struct {
 	Logger  *slog.Logger
 	Now     func() time.Time
 	Started time.Time
+	// NodeLeaseMS is the lease that this controller grants to nodes when it leads.
+	NodeLeaseMS int64
 }
 
 // Server implements fettle.v1.ControllerService.
@@ -97,6 +100,8 @@ type Server struct {
 	capacity capacity
 	views    viewCache
 	streams  quota
+	// leaseSeen is the last lease of a leader's that was warned of.
+	leaseSeen atomic.Int64
 	// applyWait is the constant but in tests.
 	applyWait time.Duration
 }

@@ -117,7 +117,7 @@ func (s *Server) GetCluster(ctx context.Context, req *fettlev1.GetClusterRequest
 		contact := know.servers[m.ID]
 		if m.Leader && contact == nil {
 			// The leader does not answer: what this controller itself has heard of it counts.
-			contact = serverContacts([]raftstore.Member{m}, s.cfg.Now())[m.ID]
+			contact = serverContacts([]raftstore.Member{m})[m.ID]
 		}
 		resp.Servers = append(resp.Servers, &fettlev1.ServerInfo{
 			Id: m.ID, Name: m.Name, RaftAddr: m.Addr, ClientAddr: known[m.ID].GetClientAddr(), Voter: m.Voter, Leader: m.Leader,

@@ -224,7 +224,7 @@ func (c *cluster) start(name string, nodes *session.Server) *controller {
 	var conns sync.Map
 	ctl.srv = NewServer(Config{
 		ClusterID: "c", Incarnation: "i", ServerName: name, Version: "v1", Store: c.log.Store(), Log: c.log, Raft: ctl.raft, Nodes: nodes,
-		Scheduler: c.scheduler, Launchers: c.launchers, Auth: NewLoopbackAuth(), Logger: slog.New(slog.DiscardHandler), Now: time.Now, Started: time.Now(),
+		Scheduler: c.scheduler, Launchers: c.launchers, Auth: NewLoopbackAuth(), Logger: slog.New(slog.DiscardHandler), Now: time.Now, Started: time.Now(), NodeLeaseMS: 540_000,
 		Dial: func(addr string) (fettlev1.ControllerServiceClient, error) {
 			cc, ok := conns.Load(addr)
 			if !ok {

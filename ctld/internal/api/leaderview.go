@@ -84,7 +84,18 @@ func (s *Server) askLeader(ctx context.Context, leader raftstore.Leader) *leader
 	if err != nil {
 		return emptyView()
 	}
+	s.compareLease(leader.Name, resp.GetNodeLeaseMs())
 	return copiedView(resp)
+}
+
+// compareLease warns, once for each value, when the leader grants leases of another length: this controller would wait for
+// its own when it leads, and start jobs again that another's lease lets run on.
+func (s *Server) compareLease(leader string, leaseMS int64) {
+	if leaseMS == 0 || leaseMS == s.cfg.NodeLeaseMS || s.leaseSeen.Swap(leaseMS) == leaseMS {
+		return
+	}
+	s.cfg.Logger.Warn("node.lease differs from the leader's; it has to be equal on all controllers", "leader", leader,
+		"own_ms", s.cfg.NodeLeaseMS, "leader_ms", leaseMS)
 }
 
 func (s *Server) ownView() *leaderView {
@@ -93,7 +104,7 @@ func (s *Server) ownView() *leaderView {
 		waits:    func(job uint64) (sched.Wait, bool) { w, ok := waits[job]; return w, ok },
 		progress: s.cfg.Nodes.Progress, readings: s.cfg.Nodes.Readings,
 		contact: func(node string) int64 { return contact[node] },
-		servers: serverContacts(s.cfg.Raft.Members(), s.cfg.Now()),
+		servers: serverContacts(s.cfg.Raft.Members()),
 	}
 }
 
@@ -103,10 +114,11 @@ const silentFor = 5 * time.Second
 
 // serverContacts is what the leader knows of the others. One that has not answered in its term is out of contact: heartbeats
 // go out at once when it begins.
-func serverContacts(members []raftstore.Member, now time.Time) map[string]*fettlev1.ServerContact {
+// Contacts are by the machine's own clock, not by the cluster's.
+func serverContacts(members []raftstore.Member) map[string]*fettlev1.ServerContact {
 	out := make(map[string]*fettlev1.ServerContact, len(members))
 	for _, m := range members {
-		c := &fettlev1.ServerContact{Id: m.ID, Unreachable: !m.Self && now.Sub(m.LastContact) > silentFor}
+		c := &fettlev1.ServerContact{Id: m.ID, Unreachable: !m.Self && time.Since(m.LastContact) > silentFor}
 		if !m.LastContact.IsZero() {
 			c.LastContactMs = m.LastContact.UnixMilli()
 		}
@@ -159,7 +171,7 @@ func (s *Server) GetLeaderView(ctx context.Context, _ *fettlev1.GetLeaderViewReq
 		return nil, s.NotLeader()
 	}
 	own, snap := s.ownView(), s.cfg.Store.Snapshot()
-	resp := &fettlev1.GetLeaderViewResponse{}
+	resp := &fettlev1.GetLeaderViewResponse{NodeLeaseMs: s.cfg.NodeLeaseMS}
 	for id, w := range s.cfg.Scheduler.Waits() {
 		if len(resp.Waits) == viewJobs {
 			break

@@ -113,11 +113,12 @@ func (d *daemon) open(ctx context.Context) error {
 func (d *daemon) assemble() {
 	id := d.raft.Identity()
 	auth := api.NewLoopbackAuth()
+	times := session.Config{
+		HeartbeatMS: ms(d.cfg.Node.Heartbeat), UnreachableMS: ms(d.cfg.Node.Unreachable),
+		LeaseMS: ms(d.cfg.Node.Lease), LeaseMarginMS: ms(d.cfg.Node.LeaseMargin),
+	}
 	d.nodes = session.NewServer(session.ServerConfig{
-		Times: session.Config{
-			HeartbeatMS: ms(d.cfg.Node.Heartbeat), UnreachableMS: ms(d.cfg.Node.Unreachable),
-			LeaseMS: ms(d.cfg.Node.Lease), LeaseMarginMS: ms(d.cfg.Node.LeaseMargin),
-		},
+		Times: times,
 		Store: d.state, Proposer: nodeProposer{d.logWriter}, ClusterID: id.ClusterID + "/" + id.Incarnation,
 		VerifyLeader: func(ctx context.Context) error { _, err := d.raft.WaitLinearizable(ctx); return err },
 		LeaderHint:   func() error { return d.api.NotLeader() },
@@ -143,6 +144,7 @@ func (d *daemon) assemble() {
 		ClusterID: id.ClusterID, Incarnation: id.Incarnation, ServerName: d.cfg.Name, Version: version.Version,
 		Store: d.state, Log: d.logWriter, Raft: d.raft, Nodes: d.nodes, Scheduler: d.scheduler, Launchers: d.plugins, Auth: auth,
 		Dial: d.dialer.dial, Logger: d.log, Now: d.clock.Now, Started: d.started,
+		NodeLeaseMS: times.GrantedLeaseMS(),
 	})
 }
 

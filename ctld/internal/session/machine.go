@@ -30,6 +30,9 @@ type Config struct {
 	LeaseMarginMS int64
 }
 
+// GrantedLeaseMS is the lease that nodes are granted: LeaseMS, or the default.
+func (c Config) GrantedLeaseMS() int64 { return c.withDefaults().LeaseMS }
+
 func (c Config) withDefaults() Config {
 	def := func(v *int64, d int64) {
 		if *v == 0 {

@@ -137,7 +137,10 @@ func TestNothingBeforeTheStart(t *testing.T) {
 			args = append(args[:3], path) // no START
 		}
 		var wire bytes.Buffer
-		if code := Serve(args, strings.NewReader(""), &wire); code != 0 {
+		in, open := io.Pipe() // its end would stop the read
+		code := Serve(args, in, &wire)
+		_ = open.Close()
+		if code != 0 {
 			t.Fatalf("%s: exit %d", name, code)
 		}
 		got, off := "", int64(-1)

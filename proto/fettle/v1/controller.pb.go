@@ -4707,11 +4707,13 @@ func (*GetLeaderViewRequest) Descriptor() ([]byte, []int) {
 
 // GetLeaderViewResponse is what the leader knows beside the log: why jobs wait, how far they are, how nodes are.
 type GetLeaderViewResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Waits         []*JobWait             `protobuf:"bytes,1,rep,name=waits,proto3" json:"waits,omitempty"`
-	Progress      []*JobProgress         `protobuf:"bytes,2,rep,name=progress,proto3" json:"progress,omitempty"`
-	Nodes         []*NodeContact         `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	Servers       []*ServerContact       `protobuf:"bytes,4,rep,name=servers,proto3" json:"servers,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Waits    []*JobWait             `protobuf:"bytes,1,rep,name=waits,proto3" json:"waits,omitempty"`
+	Progress []*JobProgress         `protobuf:"bytes,2,rep,name=progress,proto3" json:"progress,omitempty"`
+	Nodes    []*NodeContact         `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Servers  []*ServerContact       `protobuf:"bytes,4,rep,name=servers,proto3" json:"servers,omitempty"`
+	// The lease that it grants to nodes: it has to be the same on every controller.
+	NodeLeaseMs   int64 `protobuf:"varint,5,opt,name=node_lease_ms,json=nodeLeaseMs,proto3" json:"node_lease_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4772,6 +4774,13 @@ func (x *GetLeaderViewResponse) GetServers() []*ServerContact {
 		return x.Servers
 	}
 	return nil
+}
+
+func (x *GetLeaderViewResponse) GetNodeLeaseMs() int64 {
+	if x != nil {
+		return x.NodeLeaseMs
+	}
+	return 0
 }
 
 type JobWait struct {
@@ -5409,12 +5418,13 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x06p50_us\x18\v \x01(\x03R\x05p50Us\x12\x15\n" +
 	"\x06p99_us\x18\f \x01(\x03R\x05p99Us\x12\x1a\n" +
 	"\brestarts\x18\r \x01(\x04R\brestarts\"\x16\n" +
-	"\x14GetLeaderViewRequest\"\xd7\x01\n" +
+	"\x14GetLeaderViewRequest\"\xfb\x01\n" +
 	"\x15GetLeaderViewResponse\x12(\n" +
 	"\x05waits\x18\x01 \x03(\v2\x12.fettle.v1.JobWaitR\x05waits\x122\n" +
 	"\bprogress\x18\x02 \x03(\v2\x16.fettle.v1.JobProgressR\bprogress\x12,\n" +
 	"\x05nodes\x18\x03 \x03(\v2\x16.fettle.v1.NodeContactR\x05nodes\x122\n" +
-	"\aservers\x18\x04 \x03(\v2\x18.fettle.v1.ServerContactR\aservers\"c\n" +
+	"\aservers\x18\x04 \x03(\v2\x18.fettle.v1.ServerContactR\aservers\x12\"\n" +
+	"\rnode_lease_ms\x18\x05 \x01(\x03R\vnodeLeaseMs\"c\n" +
 	"\aJobWait\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12)\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x11.fettle.v1.ReasonR\x06reason\x12\x16\n" +
