@@ -27,7 +27,9 @@ type Cluster struct {
 	journal []change
 	marks   int
 	phantom uint64
-	demand  []Demand
+
+	index
+	demand
 }
 
 // record is a node, or what is held on one that is not known (any more).
@@ -41,6 +43,28 @@ type record struct {
 	cards             []card
 	// usable are the cards that may be given at all, free those of them that nobody holds or is busy on.
 	usable, free uint64
+	// room is the most memory that is left on one of its shared cards.
+	room int64
+
+	// Its place in the index, see there.
+	profile          *profile
+	class            *class
+	entered          bool
+	at, rank         int
+	bucket, bucketAt int
+}
+
+// idle reports whether nobody is on the node.
+func (rec *record) idle() bool {
+	if len(rec.holds) > 0 {
+		return false
+	}
+	for g := range rec.node.GPUs {
+		if rec.node.GPUs[g].BusyOutside {
+			return false
+		}
+	}
+	return true
 }
 
 // card is how one card is held.
@@ -65,7 +89,7 @@ type change struct {
 
 // New makes a cluster without nodes.
 func New() *Cluster {
-	return &Cluster{HeadroomMiB: DefaultHeadroomMiB, byName: map[string]*record{}, holders: map[uint64][]*fettlev1.NodeAllocation{}, phantom: 1 << 63}
+	return &Cluster{HeadroomMiB: DefaultHeadroomMiB, byName: map[string]*record{}, holders: map[uint64][]*fettlev1.NodeAllocation{}, phantom: 1 << 63, index: newIndex()}
 }
 
 // Len bounds node positions: all are below it. It can be more than the number of nodes.
@@ -131,13 +155,17 @@ func (c *Cluster) SetNode(n Node) {
 	if !rec.present {
 		c.count++
 	}
+	c.leave(rec)
+	c.undescribe(rec)
 	rec.node, rec.present = n, true
+	c.describe(rec)
 	if n.Ready {
 		c.ready.Add(rec.pos)
 	} else {
 		c.ready.Remove(rec.pos)
 	}
 	c.recount(rec)
+	c.enter(rec)
 }
 
 // RemoveNode forgets a node. What is held on it is remembered for the case that it comes back.
@@ -149,6 +177,8 @@ func (c *Cluster) RemoveNode(name string) {
 	c.version++
 	c.count--
 	c.ready.Remove(rec.pos)
+	c.leave(rec)
+	c.undescribe(rec)
 	rec.present, rec.node = false, Node{Name: name}
 	c.recount(rec)
 	c.drop(rec)
@@ -171,6 +201,7 @@ func (c *Cluster) record(name string) *record {
 		}
 	}
 	c.byName[name] = rec
+	c.stale = true
 	return rec
 }
 
@@ -256,6 +287,7 @@ func (c *Cluster) set(holder uint64, allocs []*fettlev1.NodeAllocation) {
 		if rec == nil {
 			continue
 		}
+		c.leave(rec)
 		for k := range rec.holds {
 			if rec.holds[k].holder == holder {
 				c.book(rec, &rec.holds[k], -1)
@@ -263,7 +295,8 @@ func (c *Cluster) set(holder uint64, allocs []*fettlev1.NodeAllocation) {
 				break
 			}
 		}
-		c.settle(rec)
+		rec.settle()
+		c.enter(rec)
 		c.drop(rec)
 	}
 	if len(allocs) == 0 {
@@ -273,6 +306,7 @@ func (c *Cluster) set(holder uint64, allocs []*fettlev1.NodeAllocation) {
 	c.holders[holder] = allocs
 	for _, a := range allocs {
 		rec := c.record(a.GetNode())
+		c.leave(rec)
 		k, _ := slices.BinarySearchFunc(rec.holds, holder, func(h hold, id uint64) int {
 			switch {
 			case h.holder < id:
@@ -284,7 +318,8 @@ func (c *Cluster) set(holder uint64, allocs []*fettlev1.NodeAllocation) {
 		})
 		rec.holds = slices.Insert(rec.holds, k, hold{holder: holder, alloc: a, cards: rec.listed(a)})
 		c.book(rec, &rec.holds[k], 1)
-		c.settle(rec)
+		rec.settle()
+		c.enter(rec)
 	}
 }
 
@@ -334,15 +369,20 @@ func (c *Cluster) recount(rec *record) {
 		rec.holds[k].cards = rec.listed(rec.holds[k].alloc)
 		c.book(rec, &rec.holds[k], 1)
 	}
-	c.settle(rec)
+	rec.settle()
 }
 
 // settle derives what is free on a node.
-func (c *Cluster) settle(rec *record) {
-	rec.free = 0
+func (rec *record) settle() {
+	rec.free, rec.room = 0, 0
 	for g := range rec.cards {
-		if rec.cards[g].whole == 0 && rec.cards[g].shares == 0 && rec.usable&(1<<g) != 0 && !rec.node.GPUs[g].BusyOutside {
+		if rec.usable&(1<<g) == 0 || rec.node.GPUs[g].BusyOutside || rec.cards[g].whole > 0 {
+			continue
+		}
+		if rec.cards[g].shares == 0 {
 			rec.free |= 1 << g
+		} else {
+			rec.room = max(rec.room, rec.node.GPUs[g].MemMiB-rec.cards[g].shared)
 		}
 	}
 }

@@ -10,36 +10,74 @@ type Demand struct {
 	Weight int64
 }
 
-// SetDemand says what is asked for, which decides what is better left free. Without any, best fit alone decides.
-func (c *Cluster) SetDemand(demand []Demand) { c.demand = demand }
-
-// Free is how many cards of a type are free on nodes that are ready; of all types when it is empty.
-func (c *Cluster) Free(typ string) int {
-	n := 0
-	for i := range c.ready.All() {
-		rec := c.recs[i]
-		for g := range rec.node.GPUs {
-			if rec.free&(1<<g) != 0 && (typ == "" || rec.node.GPUs[g].Type == typ) {
-				n++
-			}
-		}
-	}
-	return n
+// demand is what placement expects to be asked for.
+type demand struct {
+	asked []Demand
+	total int64
+	// useless remembers the expected part of free cards that is of no use, for nodes by type and size.
+	useless map[usefulness][]int64
 }
 
-// Explain says what a request lacks on the allowed nodes.
-func (c *Cluster) Explain(r *Request, allowed NodeSet) Shortage {
-	if _, ok := c.Place(r, allowed); ok {
-		return Shortage{}
+type usefulness struct {
+	typ  string
+	size int
+}
+
+// demandUnit is the fixed point of expected cards.
+const demandUnit = 1 << 20
+
+// SetDemand says what is asked for, which decides what is better left free. Without any, best fit alone decides.
+func (c *Cluster) SetDemand(asked []Demand) {
+	c.demand = demand{useless: map[usefulness][]int64{}}
+	// Weights are scaled so that their sum times demandUnit does not overflow.
+	var largest int64
+	for _, d := range asked {
+		largest = max(largest, d.Weight)
 	}
-	s := Shortage{Type: r.GPUType, Need: r.GPUs, Nodes: r.span(), Found: allowed.Len()}
-	switch {
-	case s.Found < s.Nodes:
-		s.What = MissingNodes
-	case allowed.And(c.ready).Len() < s.Nodes:
-		s.What = MissingReady
-	default:
-		s.What = MissingGPUs
+	shift := 0
+	for largest>>shift > (1<<40)/int64(len(asked)+1) {
+		shift++
 	}
-	return s
+	for _, d := range asked {
+		if d.Weight <= 0 || d.GPUs <= 0 {
+			continue
+		}
+		d.Weight = max(d.Weight>>shift, 1)
+		c.asked = append(c.asked, d)
+		c.total += d.Weight
+	}
+}
+
+// fragments is F(f) for f = 0..size free cards of a type on a node that has size of them: the expected number of free cards
+// that a random request cannot use, F(f) = f x Pr[the request is for another type or for more than f cards], in demandUnit.
+// This is the measure of "Beware of Fragmentation" (Weng et al., USENIX ATC 2023) in closed form for whole cards.
+func (d *demand) fragments(typ string, size int) []int64 {
+	if d.total == 0 {
+		return nil
+	}
+	key := usefulness{typ, size}
+	if f, ok := d.useless[key]; ok {
+		return f
+	}
+	f := make([]int64, size+1)
+	for free := 1; free <= size; free++ {
+		var cannot int64
+		for _, a := range d.asked {
+			if a.Type != "" && a.Type != typ || min(a.GPUs, size) > free {
+				cannot += a.Weight
+			}
+		}
+		f[free] = int64(free) * (cannot * demandUnit / d.total)
+	}
+	d.useless[key] = f
+	return f
+}
+
+// gradient is F(free - n) - F(free): how much a placement of n cards adds to the expected waste.
+func (d *demand) gradient(typ string, size, free, n int) int64 {
+	f := d.fragments(typ, size)
+	if f == nil {
+		return 0
+	}
+	return f[free-n] - f[free]
 }

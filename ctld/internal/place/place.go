@@ -1,13 +1,13 @@
 // Package place chooses nodes and GPUs for one job. It is pure: a cluster and a request in, an allocation out.
 //
-// Among the nodes that can hold a share it takes the one that is left with the least (best fit), so that
-// whole nodes stay free for gangs; ties go to the node that comes first by name. Choices depend on nothing else, so
-// equal input gives an equal answer.
+// The choice is lexicographic: the preferred alternative; cards that NVLink or a NUMA node joins; the smallest memory that
+// suffices; the least growth of what future requests cannot use; the node that is left with the least (best fit), so that
+// whole nodes stay free for gangs; and the node that comes first by name. Choices depend on nothing else, so equal input gives
+// an equal answer, whatever the order in which a cluster came to be what it is.
 package place
 
 import (
 	"cmp"
-	"math/bits"
 	"slices"
 
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
@@ -20,18 +20,24 @@ func (c *Cluster) Pinned(r *Request) (NodeSet, bool) {
 	if len(r.DeviceUUIDs) == 0 {
 		return s, true
 	}
-	cards, nodes := 0, 0
-	for i, rec := range c.recs {
-		if rec == nil {
-			continue
-		}
-		if n := pinsOn(rec.node.GPUs, r); n > 0 {
-			s.Add(i)
-			cards += n
-			nodes++
+	recs, ok := c.pinnedTo(r)
+	for _, rec := range recs {
+		s.Add(rec.pos)
+	}
+	return s, ok
+}
+
+func (c *Cluster) pinnedTo(r *Request) (recs []*record, ok bool) {
+	cards := 0
+	for _, uuid := range r.DeviceUUIDs {
+		for _, rec := range c.uuids[uuid] {
+			cards++
+			if !slices.Contains(recs, rec) {
+				recs = append(recs, rec)
+			}
 		}
 	}
-	return s, cards == len(r.DeviceUUIDs) && (r.Total && r.Nodes == 0 || nodes <= max(r.Nodes, 1))
+	return recs, cards == len(r.DeviceUUIDs) && len(recs) <= r.bound()
 }
 
 // pinsOn is how many of the cards that r pins by UUID are among gpus.
@@ -51,165 +57,153 @@ func pinsOn(gpus []GPU, r *Request) int {
 // Eligible returns the nodes that could hold a share of r if they were ready and nothing ran on them.
 func (c *Cluster) Eligible(r *Request) NodeSet {
 	s := NewNodeSet(len(c.recs))
+	q := c.query(r, s, true)
 	pinned, ok := c.Pinned(r)
 	if !ok {
 		return s
 	}
-	only := !r.Total && len(r.DeviceUUIDs) > 0 && pinned.Len() == max(r.Nodes, 1)
-	consider := func(i int) {
-		rec := c.recs[i]
-		if rec == nil || !rec.present || only && !pinned.Has(i) || slices.Contains(r.Exclude, rec.node.Name) {
+	// With as many nodes pinned as the job spans there is no room for others.
+	only := len(r.DeviceUUIDs) > 0 && pinned.Len() == r.bound()
+	verdicts := map[*profile]bool{}
+	consider := func(rec *record) {
+		if only && !pinned.Has(rec.pos) || slices.Contains(r.Exclude, rec.node.Name) || !q.suffices(rec) {
 			return
 		}
-		if rec.couldHold(r) {
-			s.Add(i)
+		if r.Constraint != nil && !r.Constraint.Matches(rec.node.Features) {
+			return
+		}
+		could, known := verdicts[rec.profile]
+		if special := pinned.Has(rec.pos) || rec.usable != rec.profile.all(); special || !known {
+			could = q.couldHold(rec)
+			if !special {
+				verdicts[rec.profile] = could
+			}
+		}
+		if could {
+			s.Add(rec.pos)
 		}
 	}
 	if len(r.Nodelist) > 0 {
 		for _, name := range r.Nodelist {
 			if i, ok := c.Position(name); ok {
-				consider(i)
+				consider(c.recs[i])
 			}
 		}
 		return s
 	}
-	for i := range c.recs {
-		consider(i)
+	for _, rec := range c.recs {
+		if rec != nil && rec.present {
+			consider(rec)
+		}
 	}
 	return s
 }
 
-// Place chooses nodes among those allowed and the cards on them, in rank order, or reports that it cannot.
-// It takes nothing: see Hold.
-func (c *Cluster) Place(r *Request, allowed NodeSet) ([]*fettlev1.NodeAllocation, bool) {
-	pinned, ok := c.Pinned(r)
-	if !ok || !pinned.Without(allowed).Empty() {
-		return nil, false
-	}
+// couldHold reports whether one of the choices could be met on a node were it idle.
+func (q *query) couldHold(rec *record) bool {
 	var buf [4]GPUChoice
-	for _, choice := range r.choices(buf[:]) {
-		if allocs, ok := c.placeChoice(r, choice, allowed, pinned.Len()); ok {
-			return allocs, true
+	for _, choice := range q.r.choices(buf[:]) {
+		n := choice.Count
+		if q.r.Total {
+			n = min(n, max(1, q.r.pinsOnNode(rec)))
 		}
-	}
-	return nil, false
-}
-
-func (c *Cluster) placeChoice(r *Request, choice GPUChoice, allowed NodeSet, must int) ([]*fettlev1.NodeAllocation, bool) {
-	type candidate struct {
-		rec      *record
-		cards    uint64
-		optional int
-		left     int
-		cpus     int64
-	}
-	var found []candidate
-	for i := range allowed.And(c.ready).All() {
-		rec := c.recs[i]
-		if rec.cpusFree < int64(r.cpus()) || rec.memFree < r.MemMiB {
-			continue
-		}
-		cards, ok := rec.pick(r, choice, rec.free)
-		if !ok {
-			continue
-		}
-		f := candidate{rec: rec, cards: cards, optional: 1, left: bits.OnesCount64(rec.free &^ cards), cpus: rec.cpusFree - int64(r.cpus())}
-		if pinsOn(rec.node.GPUs, r) > 0 {
-			f.optional = 0
-			must--
-		}
-		found = append(found, f)
-	}
-	want := max(r.Nodes, 1)
-	if len(found) < want || must > 0 {
-		return nil, false
-	}
-	slices.SortFunc(found, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(a.optional, b.optional), cmp.Compare(a.left, b.left), cmp.Compare(a.cpus, b.cpus), cmp.Compare(a.rec.node.Name, b.rec.node.Name))
-	})
-	found = found[:want]
-	// Ranks follow the order of the nodes, so that neighbours by name are neighbours by rank.
-	slices.SortFunc(found, func(a, b candidate) int { return cmp.Compare(a.rec.node.Name, b.rec.node.Name) })
-	allocs := make([]*fettlev1.NodeAllocation, want)
-	for k, f := range found {
-		a := &fettlev1.NodeAllocation{Node: f.rec.node.Name, Cpus: r.cpus(), MemMib: r.MemMiB}
-		for g := range f.rec.node.GPUs {
-			if f.cards&(1<<g) != 0 {
-				a.GpuUuids = append(a.GpuUuids, f.rec.node.GPUs[g].UUID)
-			}
-		}
-		allocs[k] = a
-	}
-	return allocs, true
-}
-
-func (rec *record) couldHold(r *Request) bool {
-	if rec.node.CPUs < r.cpus() || rec.node.MemMiB < r.MemMiB || r.Constraint != nil && !r.Constraint.Matches(rec.node.Features) {
-		return false
-	}
-	var buf [4]GPUChoice
-	for _, choice := range r.choices(buf[:]) {
-		if _, ok := rec.pick(r, choice, rec.usable); ok {
+		if _, ok := q.with(choice.Type, n).offerBy(rec, n); ok {
 			return true
 		}
 	}
 	return false
 }
 
-// pick chooses cards of one type among those that may be used, with every pinned card among them. With no type asked for it
-// takes the type with the fewest such cards that suffice (best fit), then by name.
-func (rec *record) pick(r *Request, choice GPUChoice, may uint64) (best uint64, found bool) {
-	if choice.Count == 0 {
-		return 0, true
+// Place chooses nodes among those allowed, which are a part of the eligible ones, and the cards on them, in rank order, or
+// reports that it cannot. It takes nothing: see Hold.
+func (c *Cluster) Place(r *Request, allowed NodeSet) ([]*fettlev1.NodeAllocation, bool) {
+	q := c.query(r, allowed, false)
+	if !q.pin() {
+		return nil, false
 	}
-	bestCount, bestType := 0, ""
-	for _, typ := range cardTypes(rec.node.GPUs, choice.Type) {
-		cards, count, ok := rec.pickType(r, typ, choice.Count, may)
-		if !ok {
-			continue
-		}
-		if !found || count < bestCount || (count == bestCount && typ < bestType) {
-			best, bestCount, bestType, found = cards, count, typ, true
-		}
+	got, ok := q.solve()
+	if !ok {
+		return nil, false
 	}
-	return best, found
+	// Ranks follow switches and names, so that neighbours are neighbours by rank.
+	slices.SortFunc(got.nodes, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.rec.node.Switch, b.rec.node.Switch), cmp.Compare(a.rec.rank, b.rec.rank))
+	})
+	allocs := make([]*fettlev1.NodeAllocation, len(got.nodes))
+	for k := range got.nodes {
+		allocs[k] = q.allocation(&got.nodes[k])
+	}
+	return allocs, true
 }
 
-func cardTypes(gpus []GPU, asked string) []string {
-	if asked != "" {
-		return []string{asked}
+// CouldPlace reports whether a request would fit on the allowed nodes were all of them ready and idle.
+func (c *Cluster) CouldPlace(r *Request, allowed NodeSet) bool {
+	q := c.query(r, allowed, true)
+	if !q.pin() {
+		return false
 	}
-	var types []string
-	for i := range gpus {
-		if !slices.Contains(types, gpus[i].Type) {
-			types = append(types, gpus[i].Type)
-		}
-	}
-	return types
+	_, ok := q.solve()
+	return ok
 }
 
-// pickType is pick within one type; count is how many cards of the type could be used.
-func (rec *record) pickType(r *Request, typ string, want int, may uint64) (cards uint64, count int, ok bool) {
-	var rest uint64
-	for i := range rec.node.GPUs {
-		g := &rec.node.GPUs[i]
-		if g.Type != typ || may&(1<<i) == 0 {
-			continue
-		}
-		count++
-		if slices.Contains(r.DeviceIndexes, g.Index) || slices.Contains(r.DeviceUUIDs, g.UUID) {
-			cards |= 1 << i
-		} else {
-			rest |= 1 << i
+func (q *query) allocation(f *candidate) *fettlev1.NodeAllocation {
+	a := &fettlev1.NodeAllocation{Node: f.rec.node.Name, Cpus: q.r.cpus(), MemMib: q.r.MemMiB}
+	if q.r.Exclusive {
+		a.Cpus, a.MemMib = f.rec.node.CPUs, f.rec.node.MemMiB
+	}
+	if f.cards != 0 {
+		a.VramMib = q.r.VRAMMiB
+		for g := range f.rec.node.GPUs {
+			if f.cards&(1<<g) != 0 {
+				a.GpuUuids = append(a.GpuUuids, f.rec.node.GPUs[g].UUID)
+			}
 		}
 	}
-	have := bits.OnesCount64(cards)
-	if have < len(r.DeviceIndexes)+pinsOn(rec.node.GPUs, r) || have > want || count < want {
-		return 0, 0, false
+	return a
+}
+
+// solve tries the choices in order of preference.
+func (q *query) solve() (solution, bool) {
+	var buf [4]GPUChoice
+	for _, choice := range q.r.choices(buf[:]) {
+		if s, ok := q.with(choice.Type, choice.Count).solveChoice(); ok {
+			return s, true
+		}
 	}
-	for ; have < want; have++ {
-		cards |= rest & -rest
-		rest &= rest - 1
+	return solution{}, false
+}
+
+// solveChoice meets one choice. Several nodes get cards of one type where that is possible, whatever types do.
+func (q *query) solveChoice() (best solution, found bool) {
+	if q.typ != "" || q.count == 0 || !q.r.Total && q.r.bound() == 1 {
+		return q.solveType()
 	}
-	return cards, count, true
+	for _, typ := range q.types() {
+		if s, ok := q.with(typ, q.count).solveType(); ok && (!found || s.compare(&best) < 0) {
+			best, found = s, true
+		}
+	}
+	if found {
+		return best, true
+	}
+	return q.solveType()
+}
+
+func (q *query) solveType() (solution, bool) {
+	switch {
+	case q.r.Total && q.count > 0 && q.r.Even:
+		for nodes := 1; nodes <= min(q.count, q.r.bound()); nodes++ {
+			if q.count%nodes == 0 && q.count/nodes <= MaxCards {
+				if s, ok := q.with(q.typ, q.count/nodes).gang(nodes); ok {
+					return s, true
+				}
+			}
+		}
+		return solution{}, false
+	case q.r.Total && q.count > 0:
+		return q.total()
+	case q.r.Total:
+		return q.gang(1)
+	}
+	return q.gang(q.r.bound())
 }

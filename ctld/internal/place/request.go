@@ -1,5 +1,10 @@
 package place
 
+import (
+	"math"
+	"slices"
+)
+
 // GPUChoice is one way to meet a request for GPUs.
 type GPUChoice struct {
 	// Type is the type of every card; empty matches any, but all cards on a node, and all nodes of a job, have one type.
@@ -55,13 +60,24 @@ func (r *Request) choices(buf []GPUChoice) []GPUChoice {
 // cpus is what the job takes on each node: a job without any could be on a node that another has to itself.
 func (r *Request) cpus() uint32 { return max(r.CPUs, 1) }
 
-// span is how many nodes the job spans at least.
-func (r *Request) span() int {
-	if r.Total {
-		return 1
+// bound is how many nodes the job spans, at most for a total.
+func (r *Request) bound() int {
+	if r.Total && r.Nodes <= 0 {
+		return math.MaxInt
 	}
 	return max(r.Nodes, 1)
 }
 
-// pinsAny reports whether the request names cards.
-func (r *Request) pinsAny() bool { return len(r.DeviceIndexes)+len(r.DeviceUUIDs) > 0 }
+// pinsOnNode is how many cards the request names of those on a node.
+func (r *Request) pinsOnNode(rec *record) int {
+	n := len(r.DeviceIndexes)
+	if len(r.DeviceUUIDs) == 0 {
+		return n
+	}
+	for g := range rec.node.GPUs {
+		if slices.Contains(r.DeviceUUIDs, rec.node.GPUs[g].UUID) && !slices.Contains(r.DeviceIndexes, rec.node.GPUs[g].Index) {
+			n++
+		}
+	}
+	return n
+}
