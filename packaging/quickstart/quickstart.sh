@@ -78,6 +78,8 @@ step "Two jobs: an urgent one and one for the back of the queue"
 out=$work/run/output/$(date +%Y%m%d-%H%M%S)
 mkdir -p "$out"
 cd "$work/run"
+# The low-priority job of an earlier quickstart may still wait or run: two new ones take its place.
+"$bin/fcancel" --yes --name whenever >/dev/null
 show fsubmit train_lora.yaml --priority 1 --gpus 1
 urgent=$("$bin/fsubmit" train_lora.yaml --priority 1 --gpus 1 --name urgent --parsable --output "$out/urgent.log" --set "output_dir=$out/urgent")
 show fsubmit train_low.yaml --priority 9 --gpus 1
