@@ -18,13 +18,6 @@ import (
 	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
 )
 
-// DefaultMaxPlacements keeps one plan well under the size limit of a log entry.
-const DefaultMaxPlacements = 512
-
-// planBudget bounds the bytes of a plan's allocations, which grow with nodes and GPUs: with the rest of the entry they
-// stay under the limit of the log.
-const planBudget = model.MaxEntryBytes * 3 / 4
-
 // reasonsBeyond is how many jobs are told why they wait once nothing can start any more.
 const reasonsBeyond = 100
 
@@ -41,17 +34,8 @@ type Input struct {
 	MaxPlacements int
 }
 
-// Wait says why a job did not start in a cycle.
-type Wait struct {
-	Reason fettlev1.Reason
-	Detail string
-}
-
-// behindOthers is why a job waits of which a cycle says nothing.
-var behindOthers = Wait{Reason: fettlev1.Reason_REASON_PRIORITY}
-
-// Plan is what a cycle proposes.
-type Plan struct {
+// CyclePlan is what a cycle proposes.
+type CyclePlan struct {
 	Placements []*raftlogv1.Placement
 	// Waits holds the jobs that were looked at and did not start. Eligible jobs that are not in it wait for those ahead of
 	// them.
@@ -63,7 +47,7 @@ type Plan struct {
 }
 
 // Cycle makes a plan. It is a pure function of its input.
-func Cycle(in Input) Plan {
+func Cycle(in Input) CyclePlan {
 	c := newCycle(in)
 	looked := 0
 	for id := range in.Order {
@@ -88,28 +72,28 @@ func Cycle(in Input) Plan {
 type cycle struct {
 	in       Input
 	cluster  *place.Cluster
-	partSets map[string]partition
+	partSets map[string]cyclePartition
 	methods  map[string]place.NodeSet
 	// ready nodes that no blocked job ahead keeps to itself.
 	ready  place.NodeSet
-	shapes map[string]*shape
+	shapes map[string]*cycleShape
 	// bySpec finds the shape of jobs that share a spec, as those of one template do, without building its key.
-	bySpec map[*fettlev1.JobSpec]*shape
-	plan   Plan
+	bySpec map[*fettlev1.JobSpec]*cycleShape
+	plan   CyclePlan
 	max    int
 	// bytes and parts are the size of the plan so far; stuffed says that the next placement does not go into it.
 	bytes, parts int
 	stuffed      bool
 }
 
-type partition struct {
+type cyclePartition struct {
 	known bool
 	down  bool
 	nodes place.NodeSet
 }
 
 // shape is what jobs with the same needs share within a cycle: resources only shrink, so a verdict stands.
-type shape struct {
+type cycleShape struct {
 	req      place.Request
 	eligible place.NodeSet
 	// pinned are the nodes that have to be among those it gets.
@@ -118,7 +102,7 @@ type shape struct {
 }
 
 func newCycle(in Input) *cycle {
-	c := &cycle{in: in, shapes: map[string]*shape{}, bySpec: map[*fettlev1.JobSpec]*shape{}, partSets: map[string]partition{}, methods: map[string]place.NodeSet{}, max: in.MaxPlacements}
+	c := &cycle{in: in, shapes: map[string]*cycleShape{}, bySpec: map[*fettlev1.JobSpec]*cycleShape{}, partSets: map[string]cyclePartition{}, methods: map[string]place.NodeSet{}, max: in.MaxPlacements}
 	if c.max == 0 {
 		c.max = DefaultMaxPlacements
 	}
@@ -148,18 +132,6 @@ func NodeView(n *state.Node, connected bool) place.Node {
 }
 
 func (c *cycle) full() bool { return c.stuffed || len(c.plan.Placements) >= c.max }
-
-// weigh is about how many bytes allocations take in the log.
-func weigh(allocs []*fettlev1.NodeAllocation) int {
-	n := 32
-	for _, a := range allocs {
-		n += len(a.GetNode()) + 24
-		for _, u := range a.GetGpuUuids() {
-			n += len(u) + 4
-		}
-	}
-	return n
-}
 
 // start puts a placement into the plan, unless the plan is full with what it has.
 func (c *cycle) start(j *state.Job, allocs []*fettlev1.NodeAllocation) {
@@ -239,7 +211,7 @@ func (c *cycle) wake(ms int64) {
 }
 
 // block keeps the nodes that the job could use to itself, and says what it waits for.
-func (c *cycle) block(s *shape) Wait {
+func (c *cycle) block(s *cycleShape) Wait {
 	want := max(s.req.Nodes, 1)
 	if n := s.eligible.Len(); n < want {
 		if n == 0 {
@@ -261,13 +233,13 @@ func (c *cycle) block(s *shape) Wait {
 	return Wait{Reason: fettlev1.Reason_REASON_RESOURCES}
 }
 
-func (c *cycle) partition(name string) partition {
+func (c *cycle) partition(name string) cyclePartition {
 	if p, ok := c.partSets[name]; ok {
 		return p
 	}
-	var p partition
+	var p cyclePartition
 	if def := c.in.Snapshot.Partition(name); def != nil {
-		p = partition{known: true, down: def.GetDown(), nodes: place.NewNodeSet(c.cluster.Len())}
+		p = cyclePartition{known: true, down: def.GetDown(), nodes: place.NewNodeSet(c.cluster.Len())}
 		for i := range c.cluster.Len() {
 			if def.Allows(c.cluster.Name(i)) {
 				p.nodes.Add(i)
@@ -278,7 +250,7 @@ func (c *cycle) partition(name string) partition {
 	return p
 }
 
-func (c *cycle) shape(j *state.Job, part partition) *shape {
+func (c *cycle) shape(j *state.Job, part cyclePartition) *cycleShape {
 	spec := j.Spec
 	if s, ok := c.bySpec[spec]; ok {
 		return s
@@ -288,7 +260,7 @@ func (c *cycle) shape(j *state.Job, part partition) *shape {
 		c.bySpec[spec] = s
 		return s
 	}
-	s := &shape{req: RequestOf(spec)}
+	s := &cycleShape{req: RequestOf(spec)}
 	s.eligible = c.cluster.Eligible(&s.req).And(part.nodes)
 	if m := spec.GetMethod(); m != "" && m != model.MethodScript {
 		s.eligible = s.eligible.And(c.withLauncher(m))

@@ -62,14 +62,14 @@ func (w *world) job(spec *fettlev1.JobSpec) uint64 {
 	return id
 }
 
-func (w *world) cycle(order ...uint64) Plan {
+func (w *world) cycle(order ...uint64) CyclePlan {
 	if order == nil {
 		order = w.jobs
 	}
 	return Cycle(Input{Snapshot: w.store.Snapshot(), NowMS: 10_000, Order: slices.Values(order)})
 }
 
-func started(p Plan) []uint64 {
+func started(p CyclePlan) []uint64 {
 	var ids []uint64
 	for _, pl := range p.Placements {
 		ids = append(ids, pl.GetJobId())
