@@ -23,13 +23,10 @@ type usefulness struct {
 	size int
 }
 
-// demandUnit is the fixed point of expected cards.
-const demandUnit = 1 << 20
-
 // SetDemand says what is asked for, which decides what is better left free. Without any, best fit alone decides.
 func (c *Cluster) SetDemand(asked []Demand) {
 	c.demand = demand{useless: map[usefulness][]int64{}}
-	// Weights are scaled so that their sum times demandUnit does not overflow.
+	// Weights are scaled so that their sum times the cards of a gang does not overflow.
 	var largest int64
 	for _, d := range asked {
 		largest = max(largest, d.Weight)
@@ -49,7 +46,8 @@ func (c *Cluster) SetDemand(asked []Demand) {
 }
 
 // fragments is F(f) for f = 0..size free cards of a type on a node that has size of them: the expected number of free cards
-// that a random request cannot use, F(f) = f x Pr[the request is for another type or for more than f cards], in demandUnit.
+// that a random request cannot use, F(f) = f x Pr[the request is for another type or for more than f cards], times the sum of
+// all weights.
 // This is the measure of "Beware of Fragmentation" (Weng et al., USENIX ATC 2023) in closed form for whole cards.
 func (d *demand) fragments(typ string, size int) []int64 {
 	if d.total == 0 {
@@ -67,7 +65,7 @@ func (d *demand) fragments(typ string, size int) []int64 {
 				cannot += a.Weight
 			}
 		}
-		f[free] = int64(free) * (cannot * demandUnit / d.total)
+		f[free] = int64(free) * cannot
 	}
 	d.useless[key] = f
 	return f

@@ -140,7 +140,7 @@ func (q *query) total() (best solution, found bool) {
 			return newSolution([]candidate{f}), true
 		}
 	}
-	all := q.find(max(1, len(q.r.DeviceIndexes)), true)
+	all := q.givers()
 	for _, rec := range q.pinned {
 		if !slices.ContainsFunc(all, func(f candidate) bool { return f.rec == rec }) {
 			return solution{}, false
@@ -181,6 +181,27 @@ func (q *query) total() (best solution, found bool) {
 		}
 	}
 	return best, true
+}
+
+// givers are the nodes that can give cards to a total, each with the type of which it can give the most.
+func (q *query) givers() []candidate {
+	n := max(1, len(q.r.DeviceIndexes))
+	if q.typ != "" {
+		return q.find(n, true)
+	}
+	var all []candidate
+	at := map[*record]int{}
+	for _, typ := range q.types() {
+		for _, f := range q.with(typ, q.count).find(n, true) {
+			if k, ok := at[f.rec]; !ok {
+				at[f.rec] = len(all)
+				all = append(all, f)
+			} else if f.have > all[k].have {
+				all[k] = f
+			}
+		}
+	}
+	return all
 }
 
 // fill takes all cards of the first nodes, and the rest by best fit from one more. The candidates come with the most cards

@@ -2,11 +2,9 @@ package place
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 )
 
 // node makes a ready node; each letter of cards is a GPU: h or a for a free h100 or a100, upper case when taken, x when broken.
@@ -90,59 +88,4 @@ func TestNotReadyNodeTakesNothing(t *testing.T) {
 	if _, ok := c.Place(&r, c.Eligible(&r)); ok {
 		t.Error("placed on a node that is not ready")
 	}
-}
-
-// TestNeverOvercommits places random requests until none fits and checks that nothing was given twice or to the wrong asker.
-func TestNeverOvercommits(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		var nodes []Node
-		for i := range rapid.IntRange(1, 6).Draw(t, "nodes") {
-			cards := rapid.StringMatching(`[haHAx]{0,8}`).Draw(t, "cards")
-			nodes = append(nodes, node(fmt.Sprintf("n%d", i), uint32(rapid.IntRange(0, 16).Draw(t, "cpus")), cards))
-		}
-		before := slices.Clone(nodes)
-		for i := range before {
-			before[i].GPUs = slices.Clone(before[i].GPUs)
-		}
-		c := NewCluster(nodes)
-		held := map[string]bool{}
-		cpus := map[string]uint32{}
-		for range 20 {
-			r := Request{
-				Nodes: rapid.IntRange(1, 3).Draw(t, "span"), GPUs: rapid.IntRange(0, 4).Draw(t, "gpus"),
-				GPUType: rapid.SampledFrom([]string{"", "h100", "a100"}).Draw(t, "type"), CPUs: uint32(rapid.IntRange(0, 4).Draw(t, "cpu")),
-			}
-			allocs, ok := c.Place(&r, c.Eligible(&r))
-			if !ok {
-				continue
-			}
-			if len(allocs) != r.Nodes {
-				t.Fatalf("got %d nodes, want %d", len(allocs), r.Nodes)
-			}
-			c.Take(allocs)
-			for _, a := range allocs {
-				if len(a.GetGpuUuids()) != r.GPUs {
-					t.Fatalf("got %d cards, want %d", len(a.GetGpuUuids()), r.GPUs)
-				}
-				for _, u := range a.GetGpuUuids() {
-					if held[u] {
-						t.Fatalf("card %s given twice", u)
-					}
-					held[u] = true
-				}
-				cpus[a.GetNode()] += a.GetCpus()
-			}
-		}
-		for _, n := range before {
-			if cpus[n.Name] > n.CPUs {
-				t.Fatalf("%s: %d CPUs given of %d", n.Name, cpus[n.Name], n.CPUs)
-			}
-			for _, g := range n.GPUs {
-				if held[g.UUID] && !(g.Free && g.Usable) {
-					t.Fatalf("card %s was not free", g.UUID)
-				}
-			}
-		}
-	})
 }
