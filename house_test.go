@@ -63,7 +63,7 @@ func TestArrows(t *testing.T) {
 		{"plugins", []string{"plugins", "proto"}},
 		{"client", []string{"client", "plugins/host", "plugins/sdk", "proto"}},
 		{"noded", []string{"noded", "plugins/host", "plugins/sdk", "proto"}},
-		{"ctld", []string{"ctld", "plugins/host", "plugins/sdk", "plugins/policy", "proto"}},
+		{"ctld", []string{"ctld", "plugins/host", "plugins/sdk", "plugins/policy", "plugins/preempt", "proto"}},
 	}
 	for _, p := range packages(t) {
 		for _, rule := range rules {
@@ -99,8 +99,9 @@ func TestLayers(t *testing.T) {
 		"proto/model":               {"ctld/", "noded/", "client/", "plugins/"},
 		"noded/internal/attempt":    {"noded/internal/session"},
 		"noded/internal/gres":       {"noded/internal/session", "noded/internal/attempt"},
-		"plugins/sdk":               {"plugins/host", "plugins/launch", "plugins/policy"},
-		"plugins/policy":            {"plugins/host", "plugins/launch", "plugins/sdk"},
+		"plugins/sdk":               {"plugins/host", "plugins/launch", "plugins/policy", "plugins/preempt"},
+		"plugins/policy":            {"plugins/host", "plugins/launch", "plugins/sdk", "plugins/preempt"},
+		"plugins/preempt":           {"plugins/host", "plugins/launch", "plugins/sdk", "plugins/policy"},
 		"proto/gres":                {"proto/model", "proto/nodemachine"},
 		"plugins/host":              {"plugins/launch"},
 		"plugins/launch":            {"plugins/host", "plugins/policy"},

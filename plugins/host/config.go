@@ -42,11 +42,11 @@ type Config struct {
 	Lazy bool
 	// StartTimeout bounds a start from fork to configured, 5 s by default.
 	StartTimeout time.Duration
-	// CallTimeout bounds each call; by default 1 s for Score, and what Launcher says for its methods.
+	// CallTimeout bounds each call; by default 1 s for Score and SelectVictims, and what Launcher says for its methods.
 	CallTimeout time.Duration
 	// MaxRequestBytes and MaxResponseBytes bound messages; 64 MiB and 16 MiB by default.
 	MaxRequestBytes, MaxResponseBytes int
-	// MaxCalls is how many calls a launcher gets at once, 16 by default. A scheduling policy always gets one.
+	// MaxCalls is how many calls a launcher gets at once, 16 by default. A policy always gets one.
 	MaxCalls int
 	// MemoryBytes bounds the data of the process (RLIMIT_DATA), 2 GiB by default.
 	MemoryBytes uint64
@@ -72,8 +72,8 @@ type BreakerLimits struct {
 	Window   time.Duration
 	// Open is how long it stays open at first, doubling up to MaxOpen; 30 s and 10 minutes by default.
 	Open, MaxOpen time.Duration
-	// Probes is how many good answers end the probation that follows, 5 for a scheduling policy (they are compared, not
-	// used) and 1 for a launcher by default.
+	// Probes is how many good answers end the probation that follows, 5 for a policy (they are checked, not used) and 1 for
+	// a launcher by default.
 	Probes int
 }
 
@@ -98,9 +98,8 @@ func (c Config) withDefaults() Config {
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = 2 << 30
 	}
-	scheduling := c.Kind == pluginv1.PluginKind_PLUGIN_KIND_SCHEDULING
 	setInt(&c.MaxCalls, 16)
-	if scheduling {
+	if isPolicy(c.Kind) {
 		c.MaxCalls = 1
 	}
 	setInt(&c.Restart.Count, 5)
@@ -111,7 +110,7 @@ func (c Config) withDefaults() Config {
 	set(&c.Breaker.Window, time.Minute)
 	set(&c.Breaker.Open, 30*time.Second)
 	set(&c.Breaker.MaxOpen, 10*time.Minute)
-	if scheduling {
+	if isPolicy(c.Kind) {
 		setInt(&c.Breaker.Probes, 5)
 	}
 	setInt(&c.Breaker.Probes, 1)
@@ -122,6 +121,11 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// isPolicy says whether plugins of a kind propose decisions of the scheduler, for which there is a built-in twin.
+func isPolicy(k pluginv1.PluginKind) bool {
+	return k == pluginv1.PluginKind_PLUGIN_KIND_SCHEDULING || k == pluginv1.PluginKind_PLUGIN_KIND_PREEMPTION
+}
+
 // Validate says what is wrong with a configuration. Whether the file is there and runs shows at start.
 func (c Config) Validate() error {
 	if c.Path == "" {
@@ -130,14 +134,13 @@ func (c Config) Validate() error {
 	if !filepath.IsAbs(c.Path) {
 		return fmt.Errorf("path: %q is relative; give an absolute path", c.Path)
 	}
-	switch c.Kind {
-	case pluginv1.PluginKind_PLUGIN_KIND_SCHEDULING:
+	switch {
+	case isPolicy(c.Kind):
 		if c.Method != "" {
-			return fmt.Errorf("method: %q given for a scheduling policy; only launchers have one", c.Method)
+			return fmt.Errorf("method: %q given for a %s policy; only launchers have one", c.Method, kindName(c.Kind))
 		}
-	case pluginv1.PluginKind_PLUGIN_KIND_LAUNCHER:
-	default:
-		return fmt.Errorf("kind: %v; use scheduling or launcher", c.Kind)
+	case c.Kind != pluginv1.PluginKind_PLUGIN_KIND_LAUNCHER:
+		return fmt.Errorf("kind: %v; use scheduling, preemption or launcher", c.Kind)
 	}
 	if c.Checksum != "" {
 		if sum, err := hex.DecodeString(c.Checksum); err != nil || len(sum) != 32 {

@@ -292,6 +292,8 @@ func kindName(k pluginv1.PluginKind) string {
 	switch k {
 	case pluginv1.PluginKind_PLUGIN_KIND_SCHEDULING:
 		return "scheduling"
+	case pluginv1.PluginKind_PLUGIN_KIND_PREEMPTION:
+		return "preemption"
 	case pluginv1.PluginKind_PLUGIN_KIND_LAUNCHER:
 		return "launcher"
 	default:

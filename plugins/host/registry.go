@@ -17,12 +17,13 @@ import (
 // Prefixes of plugins' file names.
 const (
 	schedulingPrefix = "fettle-sched-"
+	preemptionPrefix = "fettle-preempt-"
 	launcherPrefix   = "fettle-launch-"
 )
 
 // Found is an executable that by its name is a plugin.
 type Found struct {
-	// Name is the file's without "fettle-": "sched-multifactor", "launch-lora".
+	// Name is the file's without "fettle-": "sched-multifactor", "preempt-lostwork", "launch-lora".
 	Name string
 	// Path is absolute.
 	Path string
@@ -49,6 +50,8 @@ func Discover(dir string) ([]Found, error) {
 		f := Found{Name: strings.TrimPrefix(e.Name(), "fettle-"), Path: filepath.Join(dir, e.Name())}
 		if rest, ok := strings.CutPrefix(e.Name(), schedulingPrefix); ok && isMethod(rest) {
 			f.Kind = pluginv1.PluginKind_PLUGIN_KIND_SCHEDULING
+		} else if rest, ok := strings.CutPrefix(e.Name(), preemptionPrefix); ok && isMethod(rest) {
+			f.Kind = pluginv1.PluginKind_PLUGIN_KIND_PREEMPTION
 		} else if rest, ok := strings.CutPrefix(e.Name(), launcherPrefix); ok && isMethod(rest) {
 			f.Kind, f.Method = pluginv1.PluginKind_PLUGIN_KIND_LAUNCHER, rest
 		} else {

@@ -14,23 +14,27 @@ import (
 	pluginv1 "github.com/fettle-hpc/fettle/proto/plugin/v1"
 )
 
+// noPlugin is why the built-in policy decides where nothing else could.
+const noPlugin = "no scheduling plugin is configured"
+
 // scoreTimeout is how long a scheduling cycle waits for its order by default.
 const scoreTimeout = time.Second
 
-// Delta is what changed among the waiting jobs since the last call.
+// Delta is what changed since the last call among the jobs that are compared: those that wait and, where preemption compares the
+// two, those that run.
 type Delta struct {
-	// Full says that Changed is every waiting job, whatever was said before. The first delta has to be full.
+	// Full says that Changed is every job that is compared, whatever was said before. The first delta has to be full.
 	Full  bool
 	NowMS int64
 	// Changed are new jobs and those of which an attribute changed, each once. The columns are not kept.
 	Changed policy.Columns
-	// Removed no longer wait; unknown ones are passed over. A job is not in Changed too.
+	// Removed are compared no longer; unknown ones are passed over. A job is not in Changed too.
 	Removed []uint64
 }
 
 // Scores are virtual submit times in milliseconds, lower is earlier.
 type Scores struct {
-	// All says that every waiting job is named: scores that the caller holds are void, being another policy's or another
+	// All says that every job that is compared is named: scores that the caller holds are void, being another policy's or another
 	// run's. Otherwise only the delta's changed jobs are named and the rest stay as they are.
 	All bool
 	// ID and Score have one element a job. They are the caller's to keep.
@@ -83,6 +87,10 @@ type Scheduling struct {
 	// decided is whose scores the caller holds, and holds that it holds any.
 	decided author
 	holds   bool
+	// reason is why the built-in policy decided last.
+	reason string
+	// explaining lets one explanation at a time through to the plugin.
+	explaining chan struct{}
 }
 
 // author is a run of the plugin with the settings of a time; the zero value is the built-in policy.
@@ -93,7 +101,7 @@ type author struct {
 
 // NewScheduling starts the policy's plugin and supervises it until Close or the end of ctx.
 func NewScheduling(ctx context.Context, cfg SchedulingConfig) (*Scheduling, error) {
-	s := &Scheduling{builtin: cfg.Builtin}
+	s := &Scheduling{builtin: cfg.Builtin, reason: noPlugin, explaining: make(chan struct{}, 1)}
 	if cfg.Plugin.Path == "" {
 		return s, nil
 	}
@@ -154,7 +162,7 @@ func (s *Scheduling) Score(ctx context.Context, d Delta) (Scores, Source, error)
 	if d.Full {
 		s.base, s.holds = 0, false
 	}
-	reason := "no scheduling plugin is configured"
+	s.reason = noPlugin
 	if s.plugin != nil {
 		scores, source, err := s.ask(ctx, d)
 		if err == nil {
@@ -164,9 +172,9 @@ func (s *Scheduling) Score(ctx context.Context, d Delta) (Scores, Source, error)
 			s.table.broken, s.base = true, 0
 			return Scores{}, Source{}, context.Cause(ctx)
 		}
-		reason = err.Error()
+		s.reason = err.Error()
 	}
-	source := Source{Name: policy.Name, Builtin: true, Reason: reason}
+	source := Source{Name: policy.Name, Builtin: true, Reason: s.reason}
 	if !s.holds || s.decided != (author{}) {
 		s.holds, s.decided = true, author{}
 		return Scores{All: true, ID: s.table.ids(), Score: s.builtin.ScoreColumns(nil, &s.table.jobs)}, source, nil

@@ -40,11 +40,15 @@ func (s *state) check(j *Job, sel *Selection, index map[uint64]int) error {
 		return fmt.Errorf("need %d of %d", sel.Need, len(j.Needs))
 	}
 	n := &j.Needs[sel.Need]
+	allowed := make([]bool, len(s.req.Candidates))
+	for _, c := range j.Candidates {
+		allowed[c] = true
+	}
 	chosen := make(map[int]bool, len(sel.Victims))
 	for _, id := range sel.Victims {
 		v, ok := index[id]
 		switch {
-		case !ok || !slices.Contains(j.Candidates, v):
+		case !ok || !allowed[v]:
 			return fmt.Errorf("job %d may not be stopped for it", id)
 		case s.stopped[v] || chosen[v]:
 			return fmt.Errorf("job %d is stopped twice", id)
@@ -72,7 +76,7 @@ func (s *state) check(j *Job, sel *Selection, index map[uint64]int) error {
 	for _, id := range sel.Victims {
 		v := index[id]
 		chosen[v] = false
-		if s.all(n, places, gone) {
+		if s.spares(n, places, v, gone) {
 			return fmt.Errorf("job %d is stopped for nothing", id)
 		}
 		chosen[v] = true

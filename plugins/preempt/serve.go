@@ -149,7 +149,7 @@ func (s *state) dropSuperfluous(n *Need, f *found) {
 	})
 	for _, v := range order {
 		chosen[v] = false
-		chosen[v] = !s.all(n, f.places, gone)
+		chosen[v] = !s.spares(n, f.places, v, gone)
 	}
 	f.set = set{urgent: nobodyUrgent}
 	slices.Sort(order)

@@ -74,6 +74,18 @@ func (s *state) fits(n *Need, p *Place, gone func(candidate int) bool) bool {
 	return have.gpus >= n.GPUs && have.cpus >= n.CPUs && have.memory >= n.MemoryMiB
 }
 
+// spares says whether the need, which is met on all places as it is, still is when a victim stays: only the nodes that it holds
+// part of matter. gone no longer counts it.
+func (s *state) spares(n *Need, places []*Place, victim int, gone func(candidate int) bool) bool {
+	for _, h := range s.req.Candidates[victim].Holds {
+		i := slices.IndexFunc(places, func(p *Place) bool { return p.Node == h.Node })
+		if i >= 0 && !s.fits(n, places[i], gone) {
+			return false
+		}
+	}
+	return true
+}
+
 // all says whether the need fits into all of these places.
 func (s *state) all(n *Need, places []*Place, gone func(candidate int) bool) bool {
 	for _, p := range places {

@@ -558,14 +558,15 @@ func (x *SelectVictimsResponse) GetSelections() []*Selection {
 	return nil
 }
 
-// Selection is what is to be done for one blocked job. With the victims stopped its need is met on the nodes, and none of the
-// victims can be left out. No two selections name one victim or one node.
+// Selection is what is to be done for one blocked job. With the victims stopped its need is met on the nodes, beside what the
+// selections before it take there, and none of the victims can be left out. No two selections name one victim.
 type Selection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	JobId uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	// Index into the job's needs.
 	Need uint32 `protobuf:"varint,2,opt,name=need,proto3" json:"need,omitempty"`
-	// Job numbers of those to stop. Without any, nothing is done and reason says why.
+	// Job numbers of those to stop. Without any, nothing is done: reason says why, and nodes, when there are some, where the job
+	// fits all the same.
 	Victims []uint64 `protobuf:"varint,3,rep,packed,name=victims,proto3" json:"victims,omitempty"`
 	// Index into the request's nodes, as many as the need asks for.
 	Nodes []uint32 `protobuf:"varint,4,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
