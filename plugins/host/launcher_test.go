@@ -321,7 +321,7 @@ func launchers(t *testing.T, names ...string) string {
 
 func TestDiscover(t *testing.T) {
 	t.Parallel()
-	dir := launchers(t, "launch-lora", "sched-fifo", "ctld", "launch-", "launch-UPPER", "launch-not-there")
+	dir := launchers(t, "launch-lora", "sched-fifo", "preempt-lostwork", "preempt-", "ctld", "launch-", "launch-UPPER", "launch-not-there")
 	err := errors.Join(
 		os.WriteFile(dir+"/fettle-launch-readme", []byte("text"), 0o644),
 		os.Mkdir(dir+"/fettle-launch-dir", 0o755),
@@ -335,6 +335,7 @@ func TestDiscover(t *testing.T) {
 	want := []Found{
 		{"launch-lora", dir + "/fettle-launch-lora", pluginv1.PluginKind_PLUGIN_KIND_LAUNCHER, "lora"},
 		{"launch-qlora", dir + "/fettle-launch-qlora", pluginv1.PluginKind_PLUGIN_KIND_LAUNCHER, "qlora"},
+		{"preempt-lostwork", dir + "/fettle-preempt-lostwork", pluginv1.PluginKind_PLUGIN_KIND_PREEMPTION, ""},
 		{"sched-fifo", dir + "/fettle-sched-fifo", pluginv1.PluginKind_PLUGIN_KIND_SCHEDULING, ""},
 	}
 	if err != nil || !slices.Equal(found, want) {

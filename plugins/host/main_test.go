@@ -22,7 +22,7 @@ import (
 )
 
 // binaries are the executables under test, built once.
-var binaries struct{ test, multifactor string }
+var binaries struct{ test, multifactor, fifo, lostwork string }
 
 const (
 	secretVariable  = "FETTLE_TEST_SECRET"
@@ -62,7 +62,12 @@ func TestMain(m *testing.M) {
 func buildPlugins(dir string) error {
 	binaries.test = filepath.Join(dir, "testplugin")
 	binaries.multifactor = filepath.Join(dir, "fettle-sched-multifactor")
-	for path, pkg := range map[string]string{binaries.test: "./internal/testplugin", binaries.multifactor: "../cmd/fettle-sched-multifactor"} {
+	binaries.fifo = filepath.Join(dir, "fettle-sched-fifo")
+	binaries.lostwork = filepath.Join(dir, "fettle-preempt-lostwork")
+	for path, pkg := range map[string]string{
+		binaries.test: "./internal/testplugin", binaries.multifactor: "../cmd/fettle-sched-multifactor",
+		binaries.fifo: "../cmd/fettle-sched-fifo", binaries.lostwork: "../cmd/fettle-preempt-lostwork",
+	} {
 		cmd := exec.Command("go", "build", "-o", path, pkg)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {

@@ -382,6 +382,7 @@ func TestConfigValidate(t *testing.T) {
 		"path: empty":                       func(c *Config) { c.Path = "" },
 		"path: \"x\" is relative":           func(c *Config) { c.Path = "x" },
 		"kind:":                             func(c *Config) { c.Kind = 0 },
+		"given for a preemption policy":     func(c *Config) { c.Kind, c.Method = pluginv1.PluginKind_PLUGIN_KIND_PREEMPTION, "lora" },
 		"method: \"lora\" given":            func(c *Config) { c.Kind, c.Method = pluginv1.PluginKind_PLUGIN_KIND_SCHEDULING, "lora" },
 		"checksum:":                         func(c *Config) { c.Checksum = "abc" },
 		"socket_dir: empty":                 func(c *Config) { c.SocketDir = "" },

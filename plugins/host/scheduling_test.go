@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,8 @@ type cycle struct {
 	jobs   map[uint64]policy.Job
 	scores map[uint64]int64
 	delta  Delta
+	// params are the weights that the shipped policy and its twin have been given.
+	params policy.Params
 }
 
 func newCycle(t testing.TB, cfg SchedulingConfig) *cycle {
@@ -34,13 +37,22 @@ func newCycle(t testing.TB, cfg SchedulingConfig) *cycle {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	return &cycle{t: t, s: s, jobs: map[uint64]policy.Job{}, scores: map[uint64]int64{}, delta: Delta{Full: true}}
+	return &cycle{t: t, s: s, jobs: map[uint64]policy.Job{}, scores: map[uint64]int64{}, delta: Delta{Full: true}, params: cfg.Builtin}
+}
+
+// accounts are those of the jobs of the tests.
+var accounts = []*policy.Account{
+	nil,
+	{Levels: []policy.Level{{Name: "lab", Usage: policy.One / 3, Share: policy.One / 2}, {Name: "ann", Usage: policy.One, Share: policy.One / 7}}},
+	{Levels: []policy.Level{{Name: "thesis", Share: policy.One}}},
+	{},
 }
 
 func job(id uint64) policy.Job {
 	return policy.Job{
 		ID: id, Priority: uint32(id%10 + 1), EligibleMS: int64(id) * 1000, Size: uint32(id%8 + 1), TimeLimitS: int64(id % 3 * 600),
-		User: fmt.Sprint("user", id%5), Project: fmt.Sprint("project", id%2),
+		User: fmt.Sprint("user", id%5), Project: fmt.Sprint("project", id%2), Partition: fmt.Sprint("partition", id%3),
+		EstimateS: int64(id % 7 * 300), RemainingS: int64(id % 4 * 100), RunS: int64(id % 6 * 50), Running: id%9 == 0, Account: accounts[id%4],
 	}
 }
 
@@ -89,7 +101,7 @@ func (c *cycle) want(source Source) map[uint64]int64 {
 	want := map[uint64]int64{}
 	for id, j := range c.jobs {
 		if source.Builtin || source.Name == "sched-multifactor" {
-			want[id] = policy.Defaults().Score(j.Priority, j.EligibleMS, j.Size, j.TimeLimitS)
+			want[id] = c.params.ScoreJob(j)
 		} else {
 			want[id] = j.EligibleMS + hourMS
 		}
@@ -145,8 +157,38 @@ func TestShippedPolicy(t *testing.T) {
 	if calls := c.s.Status().GetCalls(); calls != 3 {
 		t.Errorf("%d calls for three cycles", calls)
 	}
+	settings := map[string]string{policy.FairShareSetting: "100h", policy.SizeSetting: "30m", "partition.partition1": "2h", "project.project0": "-45m"}
+	params, err := policy.ParseSettings(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.s.Configure(t.Context(), settings, params); err != nil {
+		t.Fatal(err)
+	}
+	c.params = params
+	if got := c.score(); got.Builtin {
+		t.Errorf("with new settings decided by %s", got)
+	}
 	if err := c.s.Configure(t.Context(), map[string]string{policy.PrioritySetting: "nonsense"}, policy.Defaults()); !errors.Is(err, ErrRefused) {
 		t.Errorf("wrong settings answer %v, want ErrRefused", err)
+	}
+}
+
+// TestFIFO: the smallest policy orders by eligible time alone, and has no settings.
+func TestFIFO(t *testing.T) {
+	t.Parallel()
+	cfg := SchedulingConfig{Builtin: policy.Defaults(), Plugin: quickSched(t, binaries.fifo)}
+	cfg.Plugin.CallTimeout = patience
+	c := newCycle(t, cfg)
+	ready(t, c.s.Plugin())
+	for _, d := range []Delta{{Full: true, Changed: columns(job(3), job(9), job(4))}, {Changed: columns(job(9)), Removed: []uint64{3}}} {
+		scores, source, err := c.s.Score(t.Context(), d)
+		if err != nil || source.Name != "sched-fifo" || source.Builtin || !slices.Equal(scores.Score, d.Changed.EligibleMS) {
+			t.Errorf("scores %v by %s, %v; want the eligible times %v", scores, source, err, d.Changed.EligibleMS)
+		}
+	}
+	if err := c.s.Configure(t.Context(), map[string]string{"zeal": "1"}, policy.Defaults()); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "zeal") {
+		t.Errorf("a setting answers %v, want ErrRefused", err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/fettle-hpc/fettle/plugins/policy"
+	"github.com/fettle-hpc/fettle/plugins/sdk"
 	pluginv1 "github.com/fettle-hpc/fettle/proto/plugin/v1"
 )
 
@@ -319,6 +320,29 @@ func TestTable(t *testing.T) {
 			},
 		})
 	})
+}
+
+// TestFillRequest: what a policy need not have is left out when it says nothing.
+func TestFillRequest(t *testing.T) {
+	t.Parallel()
+	var req pluginv1.ScoreRequest
+	bare := columns(policy.Job{ID: 1, Priority: 5, User: "u", Project: "p"}, policy.Job{ID: 2})
+	fillRequest(&req, &bare)
+	if len(req.GetEstimateS())+len(req.GetRemainingS())+len(req.GetRunS())+len(req.GetRunning())+len(req.GetPartition())+len(req.GetAccount()) != 0 {
+		t.Errorf("columns of nothing are sent: %v", &req)
+	}
+	if len(req.GetPriority()) != 2 || len(req.GetTimeLimitS()) != 2 || len(req.GetProject()) != 2 {
+		t.Errorf("columns that every policy has are left out: %v", &req)
+	}
+	full := columns(job(1), job(2), job(4), job(5), job(9))
+	req.Reset()
+	fillRequest(&req, &full)
+	if len(req.GetAccounts()) != 3 || len(req.GetAccount()) != 5 || req.Accounts[req.Account[1]].GetLevels()[0].GetName() != "thesis" {
+		t.Errorf("accounts %v by number %v", req.GetAccounts(), req.GetAccount())
+	}
+	if err := sdk.CheckColumns(&req); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestNumbered(t *testing.T) {

@@ -1,5 +1,5 @@
 // Command testplugin is every kind of plugin that a host has to live with, for its tests. What it is follows from the name
-// under which it is run (fettle-sched-* or fettle-launch-*, see main), what it does from its settings and requests.
+// under which it is run (fettle-sched-*, fettle-preempt-* or fettle-launch-*, see main), what it does from its settings and requests.
 package main
 
 import (
@@ -52,6 +52,8 @@ func main() {
 	switch {
 	case name == "launch-impostor":
 		sdk.ServeLauncher(sdk.Info{Name: name, Version: version, Method: "other"}, &launch{})
+	case strings.HasPrefix(name, "preempt-"):
+		sdk.ServePreemption(sdk.Info{Name: name, Version: version}, &preemption{})
 	case name == "launch-scheduler", !launcher:
 		sdk.ServeScheduling(sdk.Info{Name: name, Version: version}, &sched{})
 	default:
@@ -80,7 +82,7 @@ func (s settings) check() error {
 	return nil
 }
 
-// mode is what a scheduling policy does wrong, as long as the file "while" is there when one is named.
+// mode is what a policy does wrong, as long as the file "while" is there when one is named.
 func (s settings) mode() string {
 	if while, ok := s["while"]; ok {
 		if _, err := os.Stat(while); err != nil {

@@ -108,5 +108,40 @@ func (s *sched) misbehave(ctx context.Context, req *pluginv1.ScoreRequest, resp 
 	return nil
 }
 
+// Explain gives two terms for each job.
+func (s *sched) Explain(ctx context.Context, req *pluginv1.ExplainRequest) (*pluginv1.ExplainResponse, error) {
+	resp := &pluginv1.ExplainResponse{BoundMs: 5}
+	for i, id := range req.GetJobs().GetJobId() {
+		at := req.GetJobs().GetEligibleMs()[i]
+		resp.Jobs = append(resp.Jobs, &pluginv1.Explanation{JobId: id, Score: at + hourMS, Terms: []*pluginv1.ScoreTerm{
+			{Name: "eligible", Ms: at, Inputs: "of " + req.GetJobs().GetUsers()[req.GetJobs().GetUser()[i]]},
+			{Name: "an\x1b[2Jhour", Ms: hourMS, Inputs: strings.Repeat("long ", 1000)},
+		}})
+	}
+	switch first := resp.GetJobs()[0]; s.settings["explain"] {
+	case "hang":
+		return nil, hang(ctx)
+	case "error":
+		return nil, errors.New("no idea why")
+	case "sum":
+		first.Score++
+	case "around":
+		first.Terms[1].Ms = math.MaxInt64
+	case "other":
+		first.JobId++
+	case "short":
+		resp.Jobs = resp.Jobs[1:]
+	case "wordless":
+		first.Terms[0].Name = ""
+	case "nothing":
+		first.Terms = nil
+	case "many":
+		first.Terms = append(first.Terms, make([]*pluginv1.ScoreTerm, 31)...)
+	case "bound":
+		resp.BoundMs = -1
+	}
+	return resp, nil
+}
+
 // stderr is descriptor 2 itself, which go-plugin replaces in os.Stderr.
 var stderr = os.Stderr
