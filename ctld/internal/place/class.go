@@ -39,18 +39,25 @@ type index struct {
 	profiles     map[string]*profile
 	// uuids finds the nodes that list a card.
 	uuids map[string][]*record
+	// leaves are the switches by name.
+	leaves map[string]*leaf
 	// stale is set while ranks do not follow names.
 	stale bool
+
+	// Room for what queries find, kept from one to the next; see leaf for stamp.
+	found, grouped []candidate
+	leafList       []*leaf
+	stamp          uint64
 }
 
 func newIndex() index {
 	return index{
 		classes: map[classKey]*class{}, byType: map[string][]*class{}, free: map[string]int{}, usable: map[string]int{},
-		profiles: map[string]*profile{}, uuids: map[string][]*record{},
+		profiles: map[string]*profile{}, uuids: map[string][]*record{}, leaves: map[string]*leaf{},
 	}
 }
 
-// describe points a record to its profile, and its cards' UUIDs to the record.
+// describe points a record to its profile and its switch, and its cards' UUIDs to the record.
 func (c *Cluster) describe(rec *record) {
 	gpus := rec.node.GPUs
 	key := profileKey(gpus)
@@ -61,6 +68,13 @@ func (c *Cluster) describe(rec *record) {
 	}
 	p.users++
 	rec.profile = p
+	l := c.leaves[rec.node.Switch]
+	if l == nil {
+		l = &leaf{name: rec.node.Switch}
+		c.leaves[l.name] = l
+	}
+	l.records++
+	rec.leaf = l
 	for i := range gpus {
 		if list := c.uuids[gpus[i].UUID]; !slices.Contains(list, rec) {
 			c.uuids[gpus[i].UUID] = append(list, rec)
@@ -84,7 +98,10 @@ func (c *Cluster) undescribe(rec *record) {
 	if rec.profile.users--; rec.profile.users == 0 {
 		delete(c.profiles, rec.profile.key)
 	}
-	rec.profile = nil
+	if rec.leaf.records--; rec.leaf.records == 0 {
+		delete(c.leaves, rec.leaf.name)
+	}
+	rec.profile, rec.leaf = nil, nil
 }
 
 // enter puts a record where it belongs now; leave takes it out of where it was.
@@ -197,12 +214,14 @@ func (c *Cluster) reorder() {
 	}
 }
 
-// types are the types of cards on ready nodes, in order.
+// types are the types of cards that nodes have, ready or not, in order.
 func (c *Cluster) types() []string {
 	var list []string
-	for typ := range c.usable {
-		if typ != "" {
-			list = append(list, typ)
+	for _, p := range c.profiles {
+		for i := range p.types {
+			if typ := p.types[i].name; typ != "" && !slices.Contains(list, typ) {
+				list = append(list, typ)
+			}
 		}
 	}
 	slices.Sort(list)

@@ -49,6 +49,7 @@ type record struct {
 	// Its place in the index, see there.
 	profile          *profile
 	class            *class
+	leaf             *leaf
 	entered          bool
 	at, rank         int
 	bucket, bucketAt int

@@ -14,13 +14,11 @@ type solution struct {
 
 func newSolution(nodes []candidate) solution {
 	s := solution{nodes: nodes}
-	var seen []string
+	var seen []*leaf
 	for i := range nodes {
-		for k := range s.cost {
-			s.cost[k] += nodes[i].cost[k]
-		}
-		if sw := nodes[i].rec.node.Switch; !slices.Contains(seen, sw) {
-			seen = append(seen, sw)
+		s.cost.add(&nodes[i].cost)
+		if l := nodes[i].rec.leaf; !slices.Contains(seen, l) {
+			seen = append(seen, l)
 		}
 	}
 	s.switches = len(seen)
@@ -29,7 +27,82 @@ func newSolution(nodes []candidate) solution {
 
 // compare puts the solution on fewer nodes and switches first, then the one of less cost.
 func (s *solution) compare(t *solution) int {
-	return cmp.Or(cmp.Compare(len(s.nodes), len(t.nodes)), cmp.Compare(s.switches, t.switches), s.cost.compare(t.cost))
+	return cmp.Or(cmp.Compare(len(s.nodes), len(t.nodes)), cmp.Compare(s.switches, t.switches), s.cost.compare(&t.cost))
+}
+
+// leaf is a switch with what a query found on it.
+type leaf struct {
+	name string
+	// records is how many nodes hang on it.
+	records int
+
+	// What the query numbered stamp found: nodes, how many of them are of the least cost of all, and the cards they could give.
+	stamp       uint64
+	nodes       []candidate
+	count, low  int
+	cards, most int
+}
+
+// group sorts candidates by switch. What it finds is good until it is called again.
+func (q *query) group(found []candidate) []*leaf {
+	q.stamp++
+	list := q.leafList[:0]
+	var least *cost
+	for i := range found {
+		if c := &found[i].cost; least == nil || c != least && c.compare(least) < 0 {
+			least = c
+		}
+	}
+	var same *cost
+	for i := range found {
+		f := &found[i]
+		l := f.rec.leaf
+		if l.stamp != q.stamp {
+			l.stamp, l.count, l.low, l.cards, l.most = q.stamp, 0, 0, 0, 0
+			list = append(list, l)
+		}
+		l.count++
+		l.cards += f.have
+		l.most = max(l.most, f.have)
+		if c := &f.cost; c == same || *c == *least {
+			same = c
+			l.low++
+		}
+	}
+	q.grouped = slices.Grow(q.grouped[:0], len(found))
+	at := 0
+	for _, l := range list {
+		l.nodes = q.grouped[at:at:(at + l.count)]
+		at += l.count
+	}
+	for i := range found {
+		l := found[i].rec.leaf
+		l.nodes = append(l.nodes, found[i])
+	}
+	q.leafList = list
+	return list
+}
+
+// best are the k best of some candidates, best first.
+func best(nodes []candidate, k int) []candidate {
+	compare := func(a, b candidate) int { return a.compare(&b) }
+	if k*8 > len(nodes) {
+		slices.SortFunc(nodes, compare)
+		return nodes[:k]
+	}
+	top := make([]candidate, 0, k)
+	for i := range nodes {
+		f := &nodes[i]
+		if len(top) == k && f.compare(&top[k-1]) > 0 {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(top, *f, compare)
+		if len(top) == k {
+			top = top[:k-1]
+		}
+		top = slices.Insert(top, at, *f)
+	}
+	return top
 }
 
 // gang finds the best nodes that give q.count cards each.
@@ -45,66 +118,50 @@ func (q *query) gang(nodes int) (solution, bool) {
 		return solution{nodes: []candidate{best}, switches: 1, cost: best.cost}, true
 	}
 	found := q.find(q.count, false)
-	must := 0
-	for i := range found {
-		if found[i].must {
-			must++
-		}
-	}
-	if len(found) < nodes || must < len(q.pinned) {
+	if len(found) < nodes {
 		return solution{}, false
 	}
-	slices.SortFunc(found, func(a, b candidate) int { return a.compare(&b) })
-	return newSolution(fewestSwitches(found, must, nodes)), true
-}
-
-// leaf is the candidates on one switch, best first.
-type leaf struct {
-	name  string
-	nodes []candidate
-}
-
-func leaves(found []candidate) []leaf {
-	var list []leaf
-	at := map[string]int{}
-	for _, f := range found {
-		name := f.rec.node.Switch
-		k, ok := at[name]
-		if !ok {
-			k = len(list)
-			at[name] = k
-			list = append(list, leaf{name: name})
+	chosen := make([]candidate, 0, nodes)
+	for i := range found {
+		if found[i].must {
+			chosen = append(chosen, found[i])
 		}
-		list[k].nodes = append(list[k].nodes, f)
 	}
-	return list
+	if len(chosen) < len(q.pinned) {
+		return solution{}, false
+	}
+	if len(chosen) > 0 {
+		found = slices.DeleteFunc(found, func(f candidate) bool { return f.must })
+	}
+	return newSolution(q.fewestSwitches(chosen, found, nodes)), true
 }
 
-// fewestSwitches chooses want of the sorted candidates, the first must of them in any case, on as few switches as possible:
-// first from the switches that are touched anyway, then all of the largest ones, and the rest from the one where it costs least
-// and that has the fewest others.
-func fewestSwitches(found []candidate, must, want int) []candidate {
-	list := leaves(found[must:])
-	if must == want || must == 0 && len(list) == 1 {
-		return found[:want]
-	}
-	chosen := slices.Clone(found[:must])
-	touched := map[string]bool{}
-	for _, f := range chosen {
-		touched[f.rec.node.Switch] = true
+// fewestSwitches adds candidates to the chosen ones until there are want, on as few switches as possible: first from the
+// switches that are touched anyway, then all of the largest ones, and the rest from the one where it costs least and that has
+// the fewest others.
+func (q *query) fewestSwitches(chosen, others []candidate, want int) []candidate {
+	if len(chosen) == want {
+		return chosen
 	}
 	var near []candidate
-	rest := list[:0]
-	for _, l := range list {
-		if touched[l.name] {
-			near = append(near, l.nodes...)
-		} else {
-			rest = append(rest, l)
+	rest := q.group(others)
+	if len(chosen) > 0 {
+		touched := make([]*leaf, 0, len(chosen))
+		for i := range chosen {
+			touched = append(touched, chosen[i].rec.leaf)
 		}
+		far := make([]*leaf, 0, len(rest))
+		for _, l := range rest {
+			if slices.Contains(touched, l) {
+				near = append(near, l.nodes...)
+			} else {
+				far = append(far, l)
+			}
+		}
+		rest = far
 	}
-	slices.SortFunc(near, func(a, b candidate) int { return a.compare(&b) })
-	chosen = append(chosen, near[:min(len(near), want-must)]...)
-	slices.SortFunc(rest, func(a, b leaf) int {
+	chosen = append(chosen, best(near, min(len(near), want-len(chosen)))...)
+	slices.SortFunc(rest, func(a, b *leaf) int {
 		return cmp.Or(cmp.Compare(len(b.nodes), len(a.nodes)), cmp.Compare(a.name, b.name))
 	})
 	for len(chosen) < want {
@@ -114,151 +171,36 @@ func fewestSwitches(found []candidate, must, want int) []candidate {
 			rest = rest[1:]
 			continue
 		}
-		best, bestCost := -1, cost{}
-		for i, l := range rest {
-			if len(l.nodes) < missing {
-				break
-			}
-			s := newSolution(l.nodes[:missing])
-			if d := s.cost.compare(bestCost); best < 0 || d < 0 || d == 0 && len(l.nodes) <= len(rest[best].nodes) && (len(l.nodes) < len(rest[best].nodes) || l.name < rest[best].name) {
-				best, bestCost = i, s.cost
-			}
-		}
-		chosen = append(chosen, rest[best].nodes[:missing]...)
+		chosen = append(chosen, cheapest(rest, missing)...)
 	}
 	return chosen
 }
 
-// total finds q.count cards on as few nodes as possible.
-func (q *query) total() (best solution, found bool) {
-	if q.r.VRAMMiB == 0 && !q.idle && q.free[q.typ] < q.count {
-		return solution{}, false
-	}
-	if q.count <= MaxCards && len(q.pinned) == 0 {
-		// The common case, which needs no look at all nodes.
-		if f, ok := q.one(q.count); ok {
-			return newSolution([]candidate{f}), true
-		}
-	}
-	all := q.givers()
-	for _, rec := range q.pinned {
-		if !slices.ContainsFunc(all, func(f candidate) bool { return f.rec == rec }) {
-			return solution{}, false
-		}
-	}
-	list := leaves(all)
-	supply := make(map[string]int, len(list))
+// cheapest are the best n nodes of the switch where they cost least, which has the fewest others among equals. The switches are
+// sorted by their nodes, most first, then by name.
+func cheapest(list []*leaf, n int) []candidate {
+	var low *leaf
 	for _, l := range list {
-		for i := range l.nodes {
-			supply[l.name] += l.nodes[i].have
+		if l.low >= n && (low == nil || len(l.nodes) < len(low.nodes)) {
+			low = l
 		}
 	}
-	// The most cards first, of equal nodes those that have neighbours.
-	slices.SortFunc(all, func(a, b candidate) int {
-		if a.must != b.must {
-			return a.compare(&b)
-		}
-		sa, sb := a.rec.node.Switch, b.rec.node.Switch
-		return cmp.Or(cmp.Compare(b.have, a.have), cmp.Compare(supply[sb], supply[sa]), cmp.Compare(sa, sb), a.compare(&b))
-	})
-	nodes, ok := q.fill(all)
-	if !ok {
-		return solution{}, false
+	if low != nil {
+		// No nodes can cost less.
+		return best(low.nodes, n)
 	}
-	best = newSolution(nodes)
-	if best.switches == 1 || len(q.pinned) > 0 {
-		return best, true
-	}
-	// One switch is better, if that takes no more nodes.
-	for _, l := range leaves(all) {
-		if supply[l.name] < q.count {
-			continue
-		}
-		if nodes, ok := q.fill(l.nodes); ok {
-			if s := newSolution(nodes); s.compare(&best) < 0 {
-				best = s
-			}
-		}
-	}
-	return best, true
-}
-
-// givers are the nodes that can give cards to a total, each with the type of which it can give the most.
-func (q *query) givers() []candidate {
-	n := max(1, len(q.r.DeviceIndexes))
-	if q.typ != "" {
-		return q.find(n, true)
-	}
-	var all []candidate
-	at := map[*record]int{}
-	for _, typ := range q.types() {
-		for _, f := range q.with(typ, q.count).find(n, true) {
-			if k, ok := at[f.rec]; !ok {
-				at[f.rec] = len(all)
-				all = append(all, f)
-			} else if f.have > all[k].have {
-				all[k] = f
-			}
-		}
-	}
-	return all
-}
-
-// fill takes all cards of the first nodes, and the rest by best fit from one more. The candidates come with the most cards
-// first, after those that the job must have.
-func (q *query) fill(all []candidate) ([]candidate, bool) {
-	left, most := q.count, q.r.bound()
 	var got []candidate
-	take := func(f candidate, n int) bool {
-		o, ok := q.offerBy(f.rec, n)
-		if ok {
-			f.offer = o
-			got = append(got, f)
-			left -= n
-		}
-		return ok
-	}
-	// Each node that must be among them keeps enough for the cards that are named on the others.
-	named := 0
-	for i := range all {
-		if all[i].must {
-			named += max(1, q.r.pinsOnNode(all[i].rec))
-		}
-	}
-	for len(all) > 0 && all[0].must {
-		own := max(1, q.r.pinsOnNode(all[0].rec))
-		named -= own
-		if n := min(all[0].have, left-named); n < own || !take(all[0], n) {
-			return nil, false
-		}
-		all = all[1:]
-	}
-	for len(all) > 0 && left > 0 && len(got) < most && all[0].have <= left {
-		if !take(all[0], all[0].have) {
-			return nil, false
-		}
-		all = all[1:]
-	}
-	if left == 0 {
-		return got, true
-	}
-	if len(got) == most {
-		return nil, false
-	}
-	best := -1
-	var bestAs candidate
-	for i, f := range all {
-		if f.have < left {
+	var least cost
+	size := 0
+	for _, l := range list {
+		if len(l.nodes) < n {
 			break
 		}
-		if o, ok := q.offerBy(f.rec, left); ok {
-			if f.offer = o; best < 0 || f.compare(&bestAs) < 0 {
-				best, bestAs = i, f
-			}
+		some := best(l.nodes, n)
+		s := newSolution(some)
+		if d := s.cost.compare(&least); got == nil || d < 0 || d == 0 && len(l.nodes) < size {
+			got, least, size = some, s.cost, len(l.nodes)
 		}
 	}
-	if best < 0 {
-		return nil, false
-	}
-	return append(got, bestAs), true
+	return got
 }

@@ -18,6 +18,8 @@ type query struct {
 	idle bool
 	// minMiB is the least memory of a card.
 	minMiB int64
+	// cpus is what a node must have free; need is what a share takes on a card, with its context.
+	cpus, need int64
 	// pinned are the nodes with cards that the request names.
 	pinned []*record
 }
@@ -44,13 +46,19 @@ const (
 // cost is compared part by part; less is better.
 type cost [costParts]int64
 
-func (a cost) compare(b cost) int {
+func (a *cost) compare(b *cost) int {
 	for i := range a {
 		if a[i] != b[i] {
 			return cmp.Compare(a[i], b[i])
 		}
 	}
 	return 0
+}
+
+func (a *cost) add(b *cost) {
+	for i := range a {
+		a[i] += b[i]
+	}
 }
 
 // offer is what a node, or each node of a class, would give.
@@ -62,9 +70,9 @@ type offer struct {
 	cost cost
 }
 
-// candidate is a node with its offer.
+// candidate is a node with its offer, which nodes of one class share.
 type candidate struct {
-	offer
+	*offer
 	rec *record
 	// must is set on nodes with cards that the request names.
 	must bool
@@ -78,14 +86,23 @@ func (a *candidate) compare(b *candidate) int {
 		}
 		return 1
 	}
-	return cmp.Or(a.cost.compare(b.cost), cmp.Compare(a.cpus, b.cpus), cmp.Compare(a.rec.rank, b.rec.rank))
+	if a.offer != b.offer {
+		if d := a.cost.compare(&b.cost); d != 0 {
+			return d
+		}
+	}
+	if a.cpus != b.cpus {
+		return cmp.Compare(a.cpus, b.cpus)
+	}
+	return cmp.Compare(a.rec.rank, b.rec.rank)
 }
 
 func (c *Cluster) query(r *Request, allowed NodeSet, idle bool) *query {
 	c.reorder()
-	q := &query{Cluster: c, r: r, allowed: allowed, idle: idle, minMiB: r.MinCardMiB}
+	q := &query{Cluster: c, r: r, allowed: allowed, idle: idle, minMiB: r.MinCardMiB, cpus: int64(r.cpus())}
 	if r.VRAMMiB > 0 {
-		q.minMiB = max(q.minMiB, r.VRAMMiB+c.HeadroomMiB)
+		q.need = r.VRAMMiB + c.HeadroomMiB
+		q.minMiB = max(q.minMiB, q.need)
 	}
 	return q
 }
@@ -112,7 +129,6 @@ func (q *query) offerOf(p *profile, free uint64, n int, named uint64) (best offe
 	if n == 0 {
 		return offer{cost: cost{costLeft: int64(bits.OnesCount64(free))}}, named == 0 && len(q.r.DeviceIndexes) == 0
 	}
-	bestHave := 0
 	for slot := range p.types {
 		t := &p.types[slot]
 		if q.typ != "" && t.name != q.typ {
@@ -139,11 +155,16 @@ func (q *query) offerOf(p *profile, free uint64, n int, named uint64) (best offe
 		if q.r.VRAMMiB > 0 {
 			o.cost[costFresh] = int64(n)
 		}
-		if !found || cmp.Or(o.cost.compare(best.cost), cmp.Compare(o.have, bestHave)) < 0 {
-			best, bestHave, found = o, o.have, true
+		if !found || better(&o, &best) {
+			best, found = o, true
 		}
 	}
 	return best, found
+}
+
+// better reports whether an offer of a node is better than one of another type of the same node.
+func better(a, b *offer) bool {
+	return cmp.Or(a.cost.compare(&b.cost), cmp.Compare(a.have, b.have)) < 0
 }
 
 // offerBy is the best offer of n cards that one node can make, shared cards included.
@@ -155,7 +176,7 @@ func (q *query) offerBy(rec *record, n int) (offer, bool) {
 	if q.idle {
 		return q.offerOf(rec.profile, rec.usable, n, named)
 	}
-	if q.r.VRAMMiB > 0 && n > 0 && rec.room >= q.need() {
+	if q.r.VRAMMiB > 0 && n > 0 && rec.room >= q.need {
 		return q.shareOf(rec, n, named)
 	}
 	return q.offerOf(rec.profile, rec.free, n, named)
@@ -164,9 +185,9 @@ func (q *query) offerBy(rec *record, n int) (offer, bool) {
 // suffices reports whether a node has the CPUs and the memory, and is empty where that is asked for.
 func (q *query) suffices(rec *record) bool {
 	if q.idle {
-		return rec.node.CPUs >= q.r.cpus() && rec.node.MemMiB >= q.r.MemMiB
+		return int64(rec.node.CPUs) >= q.cpus && rec.node.MemMiB >= q.r.MemMiB
 	}
-	return rec.node.Ready && rec.cpusFree >= int64(q.r.cpus()) && rec.memFree >= q.r.MemMiB && (!q.r.Exclusive || rec.idle())
+	return rec.node.Ready && rec.cpusFree >= q.cpus && rec.memFree >= q.r.MemMiB && (!q.r.Exclusive || rec.idle())
 }
 
 // named are the cards of a node that a request names by UUID.
@@ -182,15 +203,16 @@ func (rec *record) named(r *Request) uint64 {
 	return m
 }
 
-// find yields every allowed node that can give n cards, in no order. With spread, nodes with named cards give these at least.
+// find is every allowed node that can give n cards, in no order. With spread, nodes with named cards give these at least.
+// What it finds is good until it is called again.
 func (q *query) find(n int, spread bool) []candidate {
-	var found []candidate
+	found := q.found[:0]
 	add := func(rec *record, o offer, must bool) {
 		left := rec.cpusFree
 		if q.idle {
 			left = int64(rec.node.CPUs)
 		}
-		found = append(found, candidate{offer: o, rec: rec, must: must, cpus: left - int64(q.r.cpus())})
+		found = append(found, candidate{offer: &o, rec: rec, must: must, cpus: left - q.cpus})
 	}
 	for _, rec := range q.pinned {
 		if q.suffices(rec) {
@@ -211,6 +233,7 @@ func (q *query) find(n int, spread bool) []candidate {
 				}
 			}
 		}
+		q.found = found
 		return found
 	}
 	if q.r.VRAMMiB > 0 && n > 0 {
@@ -231,11 +254,12 @@ func (q *query) find(n int, spread bool) []candidate {
 			continue
 		}
 		for i := range cl.members {
-			if m := &cl.members[i]; q.takes(m, n) && (len(q.pinned) == 0 || !slices.Contains(q.pinned, q.recs[m.pos])) {
-				add(q.recs[m.pos], o, false)
+			if m := &cl.members[i]; q.takes(m) && (len(q.pinned) == 0 || !slices.Contains(q.pinned, q.recs[m.pos])) {
+				found = append(found, candidate{offer: &o, rec: q.recs[m.pos], cpus: m.cpus - q.cpus})
 			}
 		}
 	}
+	q.found = found
 	return found
 }
 
@@ -250,9 +274,9 @@ func (q *query) classesFor(n int) []*class {
 	return q.byType[q.typ]
 }
 
-// takes reports whether a node of a class takes a share of n free cards. Nodes with room on shared cards are left to sharers.
-func (q *query) takes(m *member, n int) bool {
-	return m.cpus >= int64(q.r.cpus()) && m.mem >= q.r.MemMiB && q.allowed.Has(m.pos) && (n == 0 || q.r.VRAMMiB == 0 || m.room < q.need())
+// takes reports whether a node of a class takes a share. Nodes with room on shared cards are left to sharers.
+func (q *query) takes(m *member) bool {
+	return m.cpus >= q.cpus && m.mem >= q.r.MemMiB && (q.need == 0 || q.count == 0 || m.room < q.need) && q.allowed.Has(m.pos)
 }
 
 // one finds the best node for n cards. It is find and a comparison, but looks at the nodes of the best classes only.
@@ -272,7 +296,7 @@ func (q *query) one(n int) (best candidate, found bool) {
 				continue
 			}
 			if o, ok := q.offerBy(rec, n); ok {
-				cand := candidate{offer: o, rec: rec, cpus: rec.cpusFree - int64(q.r.cpus())}
+				cand := candidate{offer: &o, rec: rec, cpus: rec.cpusFree - q.cpus}
 				if !found || cand.compare(&best) < 0 {
 					best, found = cand, true
 				}
@@ -286,30 +310,44 @@ func (q *query) one(n int) (best candidate, found bool) {
 		*class
 		offer
 	}
-	order := make([]ranked, 0, 64)
+	var buf [32]ranked
+	order := buf[:0]
 	for _, cl := range q.classesFor(n) {
 		if q.r.Exclusive && !cl.idle {
 			continue
 		}
-		if o, ok := q.offerOf(cl.p, cl.free, n, 0); ok && (!found || o.cost.compare(best.cost) <= 0) {
+		if o, ok := q.offerOf(cl.p, cl.free, n, 0); ok && (!found || o.cost.compare(&best.cost) <= 0) {
 			order = append(order, ranked{cl, o})
 		}
 	}
-	slices.SortFunc(order, func(a, b ranked) int { return a.cost.compare(b.cost) })
+	slices.SortFunc(order, func(a, b ranked) int { return a.cost.compare(&b.cost) })
 	for k := range order {
-		if found && order[k].cost.compare(best.cost) > 0 {
+		if found && order[k].cost.compare(&best.cost) > 0 {
 			break
 		}
-		for i := range order[k].members {
-			m := &order[k].members[i]
-			if !q.takes(m, n) {
-				continue
-			}
-			cpus := m.cpus - int64(q.r.cpus())
-			if !found || cmp.Or(order[k].cost.compare(best.cost), cmp.Compare(cpus, best.cpus), cmp.Compare(m.rank, best.rec.rank)) < 0 {
-				best, found = candidate{offer: order[k].offer, rec: q.recs[m.pos], cpus: cpus}, true
-			}
+		at, ok := q.first(order[k].members)
+		if !ok {
+			continue
+		}
+		o, m := order[k].offer, &order[k].members[at]
+		cand := candidate{offer: &o, rec: q.recs[m.pos], cpus: m.cpus - q.cpus}
+		if !found || cand.compare(&best) < 0 {
+			best, found = cand, true
 		}
 	}
 	return best, found
+}
+
+// first finds the member of a class that is taken first: with the fewest CPUs that suffice, then by name.
+func (q *query) first(members []member) (at int, found bool) {
+	var cpus int64
+	rank := 0
+	for i := range members {
+		m := &members[i]
+		if found && (m.cpus > cpus || m.cpus == cpus && m.rank > rank) || !q.takes(m) {
+			continue
+		}
+		at, cpus, rank, found = i, m.cpus, m.rank, true
+	}
+	return at, found
 }

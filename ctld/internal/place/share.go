@@ -7,16 +7,12 @@ import (
 	"slices"
 )
 
-// need is what a share takes on a card: its memory and its context.
-func (q *query) need() int64 { return q.r.VRAMMiB + q.HeadroomMiB }
-
 // sharers yields the nodes that may have room for a share on a card that is shared already.
 func (q *query) sharers() iter.Seq[*record] {
 	return func(yield func(*record) bool) {
-		need := q.need()
-		for b := bits.Len64(uint64(need)); b < len(q.sharing); b++ {
+		for b := bits.Len64(uint64(q.need)); b < len(q.sharing); b++ {
 			for _, rec := range q.sharing[b] {
-				if rec.room >= need && !yield(rec) {
+				if rec.room >= q.need && !yield(rec) {
 					return
 				}
 			}
@@ -40,7 +36,7 @@ func (q *query) shareOf(rec *record, n int, named uint64) (best offer, found boo
 		if bits.OnesCount64(must) < len(q.r.DeviceIndexes) {
 			continue
 		}
-		if o, ok := q.shareOfType(rec, slot, n, must); ok && (!found || o.cost.compare(best.cost) < 0) {
+		if o, ok := q.shareOfType(rec, slot, n, must); ok && (!found || better(&o, &best)) {
 			best, found = o, true
 		}
 	}
@@ -55,7 +51,7 @@ func (q *query) shareOfType(rec *record, slot, n int, must uint64) (offer, bool)
 	var opened uint64
 	for rest := fit & rec.usable &^ rec.free; rest != 0; rest &= rest - 1 {
 		g := bits.TrailingZeros64(rest)
-		if rec.roomOn(g) >= q.need() {
+		if rec.roomOn(g) >= q.need {
 			open = append(open, g)
 			opened |= 1 << g
 		}
@@ -75,7 +71,7 @@ func (q *query) shareOfType(rec *record, slot, n int, must uint64) (offer, bool)
 	o.cost[costMemory] = p.types[slot].maxMiB
 	for _, g := range open[:take] {
 		o.cards |= 1 << g
-		o.cost[costRoom] += rec.roomOn(g) - q.need()
+		o.cost[costRoom] += rec.roomOn(g) - q.need
 	}
 	o.cost[costLeft] = int64(bits.OnesCount64(rec.free))
 	if fresh := n - take; fresh > 0 {
