@@ -1,7 +1,6 @@
 package attempt
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
-	"github.com/fettle-hpc/fettle/proto/nodemachine"
 )
 
 // eachIsolation runs a test with what the host has, and as on a host without cgroups.
@@ -427,68 +425,6 @@ wait`))
 		}
 		if got := r.read("saved"); got != "saved\n" {
 			t.Errorf("%q", got)
-		}
-	})
-}
-
-// Two starts hang, as a dead file server makes them: here on a lease that nobody writes. A third goes on.
-func TestHangingStartsDoNotHoldUpOthers(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, func(c *Config) { c.Launching = 2 })
-	if err := unix.Mkfifo(r.cfg.LeasePath, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for id := range uint64(2) {
-		s := r.job(id+1, sh("exit 0"))
-		s.LeaseEpochMS = 7
-		r.m.Start(s)
-	}
-	s := r.job(9, sh("exit 3"))
-	r.m.Start(s)
-	r.started(s.Key)
-	if e := r.ended(s.Key); e.GetCode() != 3 {
-		t.Errorf("%v", e)
-	}
-	lease, err := os.OpenFile(r.cfg.LeasePath, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer lease.Close()
-	for range 2 {
-		if e, ok := r.next().(nodemachine.ShimFailed); !ok || !e.Exit.GetLeaseExpired() {
-			t.Errorf("%+v", e)
-		}
-	}
-}
-
-// Many more starts than places: each is made once, and each job's own exit code is told once, whichever shim had it.
-func TestEveryStartIsMadeOnce(t *testing.T) {
-	t.Parallel()
-	eachIsolation(t, func(t *testing.T, opts ...option) {
-		const jobs, inFlight = 200, 40
-		r := newRig(t, append(opts, func(c *Config) { c.Launching = 3 })...)
-		started := map[nodemachine.Key]int{}
-		next, running := uint64(0), 0
-		for ended := 0; ended < jobs; {
-			for running < inFlight && next < jobs {
-				next++
-				running++
-				r.m.Start(r.job(next, sh(fmt.Sprintf("exit %d", next%100))))
-			}
-			switch e := r.next().(type) {
-			case nodemachine.ShimStarted:
-				started[e.Key]++
-			case nodemachine.ShimEnded:
-				if want := int32(e.Key.Job % 100); e.Exit.GetCode() != want || started[e.Key] != 1 {
-					t.Fatalf("job %d: code %d, want %d; started %d times", e.Key.Job, e.Exit.GetCode(), want, started[e.Key])
-				}
-				started[e.Key] = -jobs
-				ended++
-				running--
-				r.m.Forget(e.Key)
-			default:
-				t.Fatalf("%T %+v", e, e)
-			}
 		}
 	})
 }

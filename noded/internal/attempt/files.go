@@ -70,15 +70,8 @@ func (m *Manager) makeFiles(k nodemachine.Key, pl *plan) (f *os.File, size int, 
 			_ = f.Close()
 		}
 	}()
-	dir := m.filesOf(k)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, 0, fmt.Errorf("the attempt's own directory: %v", err)
-	}
-	if pl.order.SwitchUser && (pl.order.UID != 0 || pl.order.GID != 0) {
-		// The parent is the daemon's own, and nobody else can put anything else in its place.
-		if err := os.Lchown(dir, int(pl.order.UID), int(pl.order.GID)); err != nil {
-			return nil, 0, err
-		}
+	if err := m.makeDir(m.filesOf(k), &pl.order); err != nil {
+		return nil, 0, err
 	}
 	b := pl.order.Marshal()
 	_, err = f.Write(b)
@@ -112,6 +105,92 @@ func (m *Manager) newFile(path string) (*os.File, error) {
 		flags |= os.O_CREATE | os.O_EXCL
 	}
 	return openLocked(path, flags)
+}
+
+// owner is whose directories can take the place of each other.
+type owner struct{ uid, gid uint32 }
+
+// makeDir makes an attempt's own directory. A script's is a spare one of the same user where there is one.
+func (m *Manager) makeDir(dir string, o *handoff.Order) error {
+	if o.Script != nil && m.reuseDir(dir, owner{o.UID, o.GID}) {
+		return nil
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("the attempt's own directory: %v", err)
+	}
+	if o.SwitchUser && (o.UID != 0 || o.GID != 0) {
+		// The parent is the daemon's own, and nobody else can put anything else in its place.
+		return os.Lchown(dir, int(o.UID), int(o.GID))
+	}
+	return nil
+}
+
+func (m *Manager) reuseDir(dir string, who owner) bool {
+	m.mu.Lock()
+	spare := ""
+	if l := m.spareDirs[who]; len(l) > 0 {
+		spare, m.spareDirs[who] = l[len(l)-1], l[:len(l)-1]
+		m.spareDirCount--
+	}
+	m.mu.Unlock()
+	if spare == "" {
+		return false
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, spare, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE); err != nil {
+		_ = os.RemoveAll(spare)
+		return false
+	}
+	return true
+}
+
+// retireDir keeps the directory of a script that left nothing but its script there for another one of the same user, who
+// may read and change it anyway; every other directory is removed. The script's next owner writes it anew.
+func (m *Manager) retireDir(dir string, i *info) error {
+	if i == nil || !isScript(i.Method) || !onlyScript(dir) {
+		// RemoveAll walks by open directories and follows no links; the attempt has no process left that could race it.
+		return os.RemoveAll(dir)
+	}
+	m.mu.Lock()
+	keep := m.spareDirCount < maxSpares
+	if keep {
+		m.spareDirCount++
+	}
+	m.spareSeq++
+	spare := filepath.Join(m.cfg.Dir, filesDir, sparePrefix+strconv.FormatUint(m.spareSeq, 10))
+	m.mu.Unlock()
+	if !keep {
+		return os.RemoveAll(dir)
+	}
+	// The name is in a directory of the daemon's own: no user can have put another file there.
+	err := os.Chmod(dir, 0o700)
+	if err == nil {
+		err = os.Rename(dir, spare)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.spareDirCount--
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	who := owner{i.UID, i.GID}
+	m.spareDirs[who] = append(m.spareDirs[who], spare)
+	return nil
+}
+
+// onlyScript reports whether a directory holds a plain file under the script's name and nothing else.
+func onlyScript(dir string) bool {
+	d, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(2)
+	if err != nil || len(entries) != 1 || entries[0].Name() != handoff.ScriptFile {
+		return false
+	}
+	var st unix.Stat_t
+	err = unix.Fstatat(int(d.Fd()), handoff.ScriptFile, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1
 }
 
 // dirSyncPause bounds how often the attempts' directory is synced.
@@ -162,9 +241,8 @@ func openLocked(path string, flags int) (*os.File, error) {
 }
 
 // remove takes away what there is of an attempt.
-func (m *Manager) remove(k nodemachine.Key) {
-	// RemoveAll walks by open directories and follows no links; the attempt has no process left that could race it.
-	if err := errors.Join(os.RemoveAll(m.filesOf(k)), m.retire(m.path(k))); err != nil {
+func (m *Manager) remove(k nodemachine.Key, i *info) {
+	if err := errors.Join(m.retireDir(m.filesOf(k), i), m.retire(m.path(k))); err != nil {
 		m.cfg.Log.Warn("an attempt left something behind", "job", k.Job, "attempt", k.Attempt, "err", err)
 	}
 }

@@ -88,6 +88,9 @@ type Manager struct {
 	// spares are empty attempt files.
 	spares   []string
 	spareSeq uint64
+	// spareDirs are directories of scripts, by whose they are.
+	spareDirs     map[owner][]string
+	spareDirCount int
 	// idle are shims without an attempt, longest idle first.
 	idle []*shimProc
 
@@ -104,7 +107,7 @@ func New(cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		cfg: cfg, events: make(chan nodemachine.Input, 64), entries: map[nodemachine.Key]*entry{}, forgotten: map[nodemachine.Key]*info{},
+		cfg: cfg, events: make(chan nodemachine.Input, 64), entries: map[nodemachine.Key]*entry{}, forgotten: map[nodemachine.Key]*info{}, spareDirs: map[owner][]string{},
 		planners: make(chan struct{}, cfg.Planners), newNames: make(chan struct{}, 1), reader: userread.Reader{ShimPath: cfg.ShimPath},
 	}
 	m.wake.L = &m.mu
@@ -310,11 +313,13 @@ func (m *Manager) Forget(k nodemachine.Key) {
 			return
 		}
 		delete(m.entries, k)
+		var i *info
 		if e != nil && e.info != nil {
-			m.rememberLocked(k, e.info)
+			i = e.info
+			m.rememberLocked(k, i)
 		}
 		m.mu.Unlock()
-		m.remove(k)
+		m.remove(k, i)
 	})
 }
 
@@ -408,7 +413,7 @@ func (m *Manager) launch(e *entry) error {
 	}
 	if err != nil {
 		m.release(e, cg)
-		m.remove(e.key)
+		m.remove(e.key, nil)
 		return nodeFault("%v", err)
 	}
 	m.mu.Lock()
@@ -418,7 +423,7 @@ func (m *Manager) launch(e *entry) error {
 	_ = file.Close() // the shim has its own hold
 	if err != nil {
 		m.release(e, cg)
-		m.remove(e.key)
+		m.remove(e.key, nil)
 		return nodeFault("start the shim: %v", err)
 	}
 	return nil

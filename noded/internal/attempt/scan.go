@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/fettle-hpc/fettle/noded/internal/handoff"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
@@ -34,7 +35,7 @@ func (m *Manager) Scan() ([]nodemachine.Found, error) {
 	return found, m.sweep()
 }
 
-// sweep removes directories and groups of attempts that have no file any more.
+// sweep removes directories and groups of attempts that have no file any more, and an earlier daemon's spare directories.
 func (m *Manager) sweep() error {
 	known := func(name string) bool {
 		k, ok := nodemachine.ParseKey(name)
@@ -48,7 +49,7 @@ func (m *Manager) sweep() error {
 		return err
 	}
 	for _, d := range entries {
-		if !known(d.Name()) {
+		if !known(d.Name()) || strings.HasPrefix(d.Name(), sparePrefix) {
 			if err := os.RemoveAll(filepath.Join(dir, d.Name())); err != nil {
 				m.cfg.Log.Warn("the directory of a forgotten attempt stays", "err", err)
 			}
@@ -109,7 +110,7 @@ func (m *Manager) adopt(e *entry) *nodemachine.Found {
 		m.mu.Lock()
 		delete(m.entries, e.key)
 		m.mu.Unlock()
-		m.remove(e.key)
+		m.remove(e.key, nil)
 		return nil
 	case recs.Exit != nil && (recs.Exit.NeverStarted || i == nil || isScript(i.Method)):
 		return ended(exitProto(recs.Exit))

@@ -26,9 +26,35 @@ func writeFiles(dir string, o *handoff.Order) error {
 		}
 	}
 	if o.Script != nil {
-		return writeNew(dir+"/"+handoff.ScriptFile, o.Script, 0o700)
+		return writeScript(dir+"/"+handoff.ScriptFile, o.Script)
 	}
 	return nil
+}
+
+// writeScript writes the script, over the one of an earlier job of the same user when the directory is not new.
+func writeScript(path string, content []byte) error {
+	err := writeNew(path, content, 0o700)
+	if !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(int(f.Fd()), &st); err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1) {
+		err = &os.PathError{Op: "open", Path: path, Err: os.ErrExist}
+	}
+	if err == nil {
+		err = f.Chmod(0o700)
+	}
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		_, err = f.Write(content)
+	}
+	return errors.Join(err, f.Close())
 }
 
 func writeNew(path string, content []byte, mode os.FileMode) error {
