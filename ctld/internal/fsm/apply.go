@@ -17,13 +17,13 @@ func apply(t *state.Txn, e *raftlogv1.Entry) *Result {
 	case *raftlogv1.Entry_Submit:
 		return applySubmit(t, a, op.Submit)
 	case *raftlogv1.Entry_Cancel:
-		return applyActions(t, e, op.Cancel.GetIds(), cancelJob)
+		return applyActions(t, e, op.Cancel, verb{cancelJob, cancelArray, splitAlways})
 	case *raftlogv1.Entry_Hold:
-		return applyActions(t, e, op.Hold.GetIds(), holdJob)
+		return applyActions(t, e, op.Hold, verb{holdJob, holdArray, splitAlways})
 	case *raftlogv1.Entry_Release:
-		return applyActions(t, e, op.Release.GetIds(), releaseJob)
+		return applyActions(t, e, op.Release, verb{releaseJob, releaseArray, splitHeld})
 	case *raftlogv1.Entry_Requeue:
-		return applyActions(t, e, op.Requeue.GetIds(), requeueJob)
+		return applyActions(t, e, op.Requeue, verb{requeueJob, requeueArray, splitNever})
 	case *raftlogv1.Entry_UpdateJob:
 		return applyOnce(t, e, op.UpdateJob.GetRequestId(), op.UpdateJob, func() *model.FieldError { return updateJob(t, a, op.UpdateJob) })
 	case *raftlogv1.Entry_Plan:
@@ -49,8 +49,14 @@ func apply(t *state.Txn, e *raftlogv1.Entry) *Result {
 		return &Result{Err: changeServer(t, op.ServerChange)}
 	case *raftlogv1.Entry_SetPolicy:
 		return applyOnce(t, e, "", op.SetPolicy, func() *model.FieldError { return setPolicy(t, a, op.SetPolicy) })
+	case *raftlogv1.Entry_SetReservation:
+		return applyOnce(t, e, op.SetReservation.GetRequestId(), op.SetReservation, func() *model.FieldError { return setReservation(t, a, op.SetReservation) })
+	case *raftlogv1.Entry_RemoveReservation:
+		return applyOnce(t, e, op.RemoveReservation.GetRequestId(), op.RemoveReservation, func() *model.FieldError { return removeReservation(t, a, op.RemoveReservation) })
 	case *raftlogv1.Entry_Purge:
 		return purgeJobs(t, a, op.Purge.GetIds())
+	case *raftlogv1.Entry_Expire:
+		return expireJobs(t, a, op.Expire.GetIds())
 	}
 	// Decode lets no other operation through.
 	panic(fmt.Sprintf("operation %T has no code", e.GetOp()))

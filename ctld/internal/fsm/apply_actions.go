@@ -13,29 +13,63 @@ import (
 // action changes one job, given as a row to read. nil means done, or nothing to do.
 type action func(t *state.Txn, a *raftlogv1.Actor, j *state.Job) *model.FieldError
 
+// verb is what a request does to jobs: to one, and to an array (or only to its elements without a row).
+type verb struct {
+	one   action
+	array func(t *state.Txn, a *raftlogv1.Actor, j *state.Job, unstarted bool) *model.FieldError
+	// lone says whether there is nothing to do for an element without a row, or why it cannot be done.
+	lone func(array *state.Job, index uint32) (done bool, err *model.FieldError)
+}
+
+// named are the jobs that a request names.
+type named interface {
+	GetIds() []uint64
+	GetElements() []*raftlogv1.ArrayElement
+	GetUnstarted() []uint64
+}
+
+// target is one thing that a request names: a job with all that belongs to it, one element of an array, or an array's
+// elements without a row.
+type target struct {
+	id        uint64
+	element   bool
+	index     uint32
+	unstarted bool
+}
+
+func targetsOf(op named) []target {
+	all := make([]target, 0, len(op.GetIds())+len(op.GetElements())+len(op.GetUnstarted()))
+	for _, id := range op.GetIds() {
+		all = append(all, target{id: id})
+	}
+	for _, e := range op.GetElements() {
+		all = append(all, target{id: e.GetJobId(), element: true, index: e.GetIndex()})
+	}
+	for _, id := range op.GetUnstarted() {
+		all = append(all, target{id: id, unstarted: true})
+	}
+	return all
+}
+
 // applyActions carries out an action on each of the jobs. A request id makes it happen once for each job: whoever repeats
 // the request, with the same jobs or with others as a selector finds them now, gets the first answer for those that were
 // answered before.
-func applyActions(t *state.Txn, e *raftlogv1.Entry, ids []uint64, do action) *Result {
-	if err := checkIDs(ids, model.MaxIDsPerEntry); err != nil {
+func applyActions(t *state.Txn, e *raftlogv1.Entry, op named, do verb) *Result {
+	targets := targetsOf(op)
+	if err := checkCount(len(targets), model.MaxIDsPerEntry); err != nil {
 		return &Result{Err: err}
 	}
 	mem, err := recall(t, e, e.GetRequestId(), nil)
 	if err != nil {
 		return &Result{Err: err}
 	}
-	r := &Result{Actions: make([]ActionOutcome, 0, len(ids)), Duplicate: mem.known()}
-	for _, id := range ids {
-		out, known := mem.answer(id)
+	r := &Result{Actions: make([]ActionOutcome, 0, len(targets)), Duplicate: mem.known()}
+	for _, g := range targets {
+		out, known := mem.answer(g)
 		if !known {
 			r.Duplicate = false
-			out = ActionOutcome{JobID: id}
-			if j := t.Job(id); j == nil {
-				out.Err = noJob(id)
-			} else if out.Err = mayChange(e.GetActor(), j); out.Err == nil {
-				out.Err = do(t, e.GetActor(), j)
-			}
-			mem.note(out)
+			out = g.outcome(act(t, e.GetActor(), g, do))
+			mem.note(g, out.Err)
 		}
 		r.Actions = append(r.Actions, out)
 	}
@@ -43,12 +77,48 @@ func applyActions(t *state.Txn, e *raftlogv1.Entry, ids []uint64, do action) *Re
 	return r
 }
 
-func checkIDs(ids []uint64, limit int) *model.FieldError {
+func (g target) outcome(err *model.FieldError) ActionOutcome {
+	return ActionOutcome{JobID: g.id, Element: g.element, Index: g.index, Err: err}
+}
+
+// act carries out an action on one target. An element without a row gets one when it is dealt with by itself.
+func act(t *state.Txn, a *raftlogv1.Actor, g target, do verb) *model.FieldError {
+	j := t.Job(g.id)
+	if j == nil {
+		return noJob(g.id)
+	}
+	if err := mayChange(a, j); err != nil {
+		return err
+	}
 	switch {
-	case len(ids) == 0:
+	case g.element:
+		row, err := element(t, g.id, g.index)
+		if err != nil {
+			return err
+		}
+		if row == nil {
+			if done, err := do.lone(j, g.index); done || err != nil {
+				return err
+			}
+			row = split(t, g.id, g.index)
+		}
+		return do.one(t, a, row)
+	case j.IsArray():
+		return do.array(t, a, j, g.unstarted)
+	case g.unstarted:
+		return conflict("job", "%d is not an array", g.id)
+	}
+	return do.one(t, a, j)
+}
+
+func checkIDs(ids []uint64, limit int) *model.FieldError { return checkCount(len(ids), limit) }
+
+func checkCount(n, limit int) *model.FieldError {
+	switch {
+	case n == 0:
 		return &model.FieldError{Field: "jobs", Problem: "no job is named", Remedy: "name at least one"}
-	case len(ids) > limit:
-		return tooMany("jobs", len(ids), limit)
+	case n > limit:
+		return tooMany("jobs", n, limit)
 	}
 	return nil
 }
@@ -57,12 +127,16 @@ func alreadyEnded(j *state.Job, remedy string) *model.FieldError {
 	return &model.FieldError{Kind: model.Conflict, Field: "job", Problem: fmt.Sprintf("%d has already ended (%s)", j.ID, model.StateName(j.State)), Remedy: remedy}
 }
 
+func cancelReason(a *raftlogv1.Actor, j *state.Job) fettlev1.Reason {
+	if a.GetUid() != j.UID || a.GetUser() == "" {
+		return fettlev1.Reason_REASON_CANCELLED_BY_ADMIN
+	}
+	return fettlev1.Reason_REASON_CANCELLED_BY_USER
+}
+
 // cancelJob ends a waiting job at once and asks for the end of an active one, which evidence completes.
 func cancelJob(t *state.Txn, a *raftlogv1.Actor, j *state.Job) *model.FieldError {
-	reason := fettlev1.Reason_REASON_CANCELLED_BY_USER
-	if a.GetUid() != j.UID || a.GetUser() == "" {
-		reason = fettlev1.Reason_REASON_CANCELLED_BY_ADMIN
-	}
+	reason := cancelReason(a, j)
 	switch {
 	case j.State == model.Cancelled, j.CancelRequested:
 		return nil
@@ -168,7 +242,9 @@ func purgeJobs(t *state.Txn, a *raftlogv1.Actor, ids []uint64) *Result {
 		case !j.Finished():
 			out.Err = &model.FieldError{Kind: model.Conflict, Field: "job", Problem: fmt.Sprintf("%d is %s", id, model.StateName(j.State)), Remedy: "only finished jobs can be purged"}
 		default:
-			t.Remember(&state.Request{UID: j.UID, ID: j.RequestID, Hash: j.SubmitHash, JobID: j.ID})
+			if !j.IsElement() {
+				t.Remember(&state.Request{UID: j.UID, ID: j.RequestID, Hash: j.SubmitHash, JobID: j.ID})
+			}
 			t.RemoveJob(id)
 		}
 		r.Actions = append(r.Actions, out)

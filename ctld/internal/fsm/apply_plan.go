@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"cmp"
 	"slices"
 
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
@@ -26,19 +27,32 @@ func applyPlan(t *state.Txn, op *raftlogv1.ApplyPlan) *Result {
 	if nodes > model.MaxAllocationsPerEntry {
 		return &Result{Err: tooMany("allocations", nodes, model.MaxAllocationsPerEntry)}
 	}
+	if n := len(op.GetPreemptions()); n > model.MaxPreemptionsPerEntry {
+		return &Result{Err: tooMany("preemptions", n, model.MaxPreemptionsPerEntry)}
+	}
+	dropClaims(t, op.GetDropClaims())
 	r := &Result{Placements: make([]PlacementOutcome, 0, len(op.GetPlacements()))}
 	for _, p := range op.GetPlacements() {
 		out := PlacementOutcome{JobID: p.GetJobId(), Attempt: p.GetAttempt()}
-		if out.Err = checkPlacement(t, p); out.Err == nil {
-			dispatch(t, p)
+		if out.Err = checkPlacement(t, p, nil); out.Err == nil {
+			out.Err, out.Reason = checkRoom(t, p, nil)
+		}
+		if out.Err == nil {
+			if id := dispatch(t, p, op.GetLedger()); p.ArrayIndex != nil {
+				out.Started = id
+			}
 		}
 		r.Placements = append(r.Placements, out)
+	}
+	for _, p := range op.GetPreemptions() {
+		r.Preemptions = append(r.Preemptions, PreemptionOutcome{Beneficiary: p.GetBeneficiary(), Err: preempt(t, p)})
 	}
 	return r
 }
 
-// checkPlacement refuses a placement that the job, the nodes or the policy do not allow at this very entry.
-func checkPlacement(t *state.Txn, p *raftlogv1.Placement) *model.FieldError {
+// checkPlacement refuses a placement that the job, the nodes or the partition do not allow at this very entry, with nodes as
+// see shows them (nil: as they are). What others may hold against it is checkRoom's.
+func checkPlacement(t *state.Txn, p *raftlogv1.Placement, see nodeView) *model.FieldError {
 	j := t.Job(p.GetJobId())
 	if j == nil {
 		return noJob(p.GetJobId())
@@ -49,14 +63,17 @@ func checkPlacement(t *state.Txn, p *raftlogv1.Placement) *model.FieldError {
 		return conflict("job", "%d is %s", j.ID, model.StateName(j.State))
 	case j.Held:
 		return conflict("job", "%d is held", j.ID)
+	case len(j.WaitingFor) > 0:
+		return conflict("dependency", "%s of job %d is not met", model.DependencyText(j.WaitingFor[0]), j.ID)
 	case s.GetBeginMs() > now:
 		return conflict("job", "%d may not begin yet", j.ID)
 	case j.RetryAtMS > now:
 		return conflict("job", "%d waits for its back-off", j.ID)
 	case p.GetAttempt() != j.Attempt+1:
 		return conflict("attempt", "%d is not the next of job %d, that is %d", p.GetAttempt(), j.ID, j.Attempt+1)
-	case len(p.GetNodes()) != int(s.GetNodes()):
-		return conflict("nodes", "%d placed, job %d asks for %d", len(p.GetNodes()), j.ID, s.GetNodes())
+	}
+	if err := cmp.Or(checkElement(t, j, p), checkDue(now, j), checkShape(j, p)); err != nil {
+		return err
 	}
 	part := t.Partition(s.GetPartition())
 	switch {
@@ -65,7 +82,14 @@ func checkPlacement(t *state.Txn, p *raftlogv1.Placement) *model.FieldError {
 	case part.GetDown():
 		return conflict("partition", "%q is down", s.GetPartition())
 	}
-	c := partCheck{t: t, part: part, spec: s, only: setOf(s.GetNodelist()), never: setOf(s.GetExclude())}
+	w, err := wishesOf(s)
+	if err != nil {
+		return err
+	}
+	if see == nil {
+		see = t.Node
+	}
+	c := partCheck{see: see, part: part, spec: s, wishes: w, only: setOf(s.GetNodelist()), never: setOf(s.GetExclude())}
 	placed := make(map[string]bool, len(p.GetNodes()))
 	for _, a := range p.GetNodes() {
 		if placed[a.GetNode()] {
@@ -81,9 +105,10 @@ func checkPlacement(t *state.Txn, p *raftlogv1.Placement) *model.FieldError {
 
 // partCheck checks what single nodes would give to one job.
 type partCheck struct {
-	t    *state.Txn
+	see  nodeView
 	part *state.Partition
 	spec *fettlev1.JobSpec
+	wishes
 	// only and never are the job's nodelist and exclude list.
 	only, never map[string]bool
 }
@@ -100,7 +125,7 @@ func setOf(names []string) map[string]bool {
 }
 
 func (c *partCheck) check(a *fettlev1.NodeAllocation) *model.FieldError {
-	n, s := c.t.Node(a.GetNode()), c.spec
+	n, s := c.see(a.GetNode()), c.spec
 	switch {
 	case n == nil:
 		return noNode(a.GetNode())
@@ -123,15 +148,19 @@ func (c *partCheck) check(a *fettlev1.NodeAllocation) *model.FieldError {
 	case a.GetMemMib() > 0 && n.MemUsedMiB > n.Inventory.GetMemoryMib()-a.GetMemMib():
 		return conflict("mem", "%s has %d of %d MiB in use", n.Name, n.MemUsedMiB, n.Inventory.GetMemoryMib())
 	}
-	return checkGPUs(n, s, a)
+	if err := c.wishes.check(n, s); err != nil {
+		return err
+	}
+	return c.checkGPUs(n, a)
 }
 
-func checkGPUs(n *state.Node, s *fettlev1.JobSpec, a *fettlev1.NodeAllocation) *model.FieldError {
-	count, kind := model.GPUs(s)
-	if len(a.GetGpuUuids()) != int(count) {
-		return conflict("gpus", "%d given on %s, the job asks for %d", len(a.GetGpuUuids()), n.Name, count)
+func (c *partCheck) checkGPUs(n *state.Node, a *fettlev1.NodeAllocation) *model.FieldError {
+	s := c.spec
+	if a.GetVramMib() != s.GetVramMib() {
+		return conflict("vram", "%d MiB given on %s, the job asks for %d", a.GetVramMib(), n.Name, s.GetVramMib())
 	}
 	pinned := 0
+	types := make([]string, 0, len(a.GetGpuUuids()))
 	for i, u := range a.GetGpuUuids() {
 		if slices.Contains(a.GetGpuUuids()[:i], u) {
 			return conflict("gpus", "%.64q is given twice", u)
@@ -142,12 +171,11 @@ func checkGPUs(n *state.Node, s *fettlev1.JobSpec, a *fettlev1.NodeAllocation) *
 			return conflict("gpus", "%s has no %.64q", n.Name, u)
 		case g.GetUnhealthy():
 			return conflict("gpus", "%.64q on %s is unhealthy", u, n.Name)
-		case kind != "" && g.GetType() != kind:
-			return conflict("gpus", "%.64q on %s is of type %q, not %q", u, n.Name, g.GetType(), kind)
 		}
-		if h, held := n.Holder(u); held && !bugPlanGPURecheckSkipped {
-			return conflict("gpus", "%.64q on %s is held by job %d", u, n.Name, h.JobID)
+		if err := checkHolders(n, g, s.GetVramMib()); err != nil && !bugPlanGPURecheckSkipped {
+			return err
 		}
+		types = append(types, g.GetType())
 		if slices.Contains(s.GetDeviceIndexes(), g.GetIndex()) {
 			pinned++
 		}
@@ -155,7 +183,7 @@ func checkGPUs(n *state.Node, s *fettlev1.JobSpec, a *fettlev1.NodeAllocation) *
 	if pinned != len(s.GetDeviceIndexes()) {
 		return conflict("device", "not all of the job's pinned GPUs are given on %s", n.Name)
 	}
-	return nil
+	return c.narrow(n, a.GetGpuUuids(), types)
 }
 
 // checkPinnedUUIDs wants every pinned GPU to be given on some node of the gang.
@@ -168,24 +196,39 @@ func checkPinnedUUIDs(s *fettlev1.JobSpec, p *raftlogv1.Placement) *model.FieldE
 	return nil
 }
 
-// dispatch commits an attempt: from here on its resources are held until there is evidence that it is over.
-func dispatch(t *state.Txn, p *raftlogv1.Placement) {
-	now := t.NowMS()
+// dispatch commits an attempt: from here on its resources are held until there is evidence that it is over. It returns the
+// job's number: an array's element gets its own. With ledger, what it holds is charged when it ends.
+func dispatch(t *state.Txn, p *raftlogv1.Placement, ledger bool) uint64 {
+	now, id := t.NowMS(), p.GetJobId()
+	if p.ArrayIndex != nil {
+		id = split(t, id, p.GetArrayIndex()).ID
+	}
 	a := &fettlev1.Attempt{Number: p.GetAttempt(), Fence: t.Index(), DispatchMs: now}
 	a.Nodes = make([]*fettlev1.NodeAllocation, 0, len(p.GetNodes()))
 	for _, n := range p.GetNodes() {
 		row := t.EditNode(n.GetNode())
 		// The row's own strings, so that attempts do not keep copies.
-		part := &fettlev1.NodeAllocation{Node: row.Name, Cpus: n.GetCpus(), MemMib: n.GetMemMib()}
+		part := &fettlev1.NodeAllocation{Node: row.Name, Cpus: n.GetCpus(), MemMib: n.GetMemMib(), VramMib: n.GetVramMib()}
 		for _, u := range n.GetGpuUuids() {
 			part.GpuUuids = append(part.GpuUuids, row.GPU(u).GetUuid())
 		}
-		row.Take(p.GetJobId(), a.Number, part)
+		if ledger {
+			part.GpuMilli = uint32(row.AllocationMilli(part))
+		}
+		row.Take(id, a.Number, part)
+		if t.Job(id).Spec.GetExclusive() {
+			row.Exclusive = id
+		}
 		a.Nodes = append(a.Nodes, part)
 	}
-	j := t.EditJob(p.GetJobId())
+	j := t.EditJob(id)
+	if j.IsElement() {
+		t.NoteStart(j.ArrayJobID)
+	}
 	setState(j, model.Dispatching)
 	j.Reason, j.Detail, j.EndReason = 0, "", 0
 	j.RetryAtMS, j.StartMS, j.EndMS, j.FirstBad, j.ExitCode = 0, 0, 0, 0, 0
 	t.AddAttempt(j.ID, a)
+	started(t, p.GetJobId(), j)
+	return j.ID
 }

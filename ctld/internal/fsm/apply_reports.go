@@ -125,6 +125,7 @@ func endPart(t *state.Txn, id uint64, rank int, exit *fettlev1.Exit) {
 	j := t.EditJob(id)
 	if n := t.EditNode(p.GetNode()); n != nil {
 		n.Free(id, j.Attempt, p)
+		t.Charge(j, int64(p.GetGpuMilli()), j.Current().GetDispatchMs())
 		judgeNode(n, j, exit, ending)
 	}
 	if bugGangHalfFreed {

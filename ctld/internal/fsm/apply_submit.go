@@ -45,7 +45,7 @@ func submitOne(t *state.Txn, a *raftlogv1.Actor, item *fettlev1.JobSubmission) S
 		return refuse(model.ValidateSpec(spec))
 	}
 	model.NormalizeSpec(spec)
-	hash := contentHash(spec)
+	hash := submitHash(spec)
 	if id, known := submittedBefore(t, a.GetUid(), rid, hash); known && !bugDedupeSkipped {
 		if id == 0 {
 			return refuse(&model.FieldError{Kind: model.Conflict, Field: "request_id",
@@ -59,16 +59,31 @@ func submitOne(t *state.Txn, a *raftlogv1.Actor, item *fettlev1.JobSubmission) S
 	if err := fitPartition(t, spec); err != nil {
 		return refuse(err)
 	}
-	if err := roomFor(t, a.GetUid()); err != nil {
+	if err := roomFor(t, a.GetUid(), model.ArrayLen(spec.GetArray().GetRanges())); err != nil {
 		return refuse(err)
 	}
 	now := t.NowMS()
+	if err := deadlineFits(now, spec); err != nil {
+		return refuse(err)
+	}
+	project, err := fitTenancy(t, a, spec)
+	if err != nil {
+		return refuse(err)
+	}
+	open, never, err := dependOn(t, a, spec)
+	if err != nil {
+		return refuse(err)
+	}
 	j := &state.Job{
 		Spec: spec, User: a.GetUser(), UID: a.GetUid(), GID: a.GetGid(),
 		State: model.Pending, SubmitMS: now, Held: spec.GetHold(),
-		RequestID: rid, SubmitHash: hash,
+		RequestID: rid, SubmitHash: hash, Project: project,
+		Array: state.NewArray(spec.GetArray()), WaitingFor: open,
 	}
 	wait(j, now)
+	if never != "" {
+		endAtBirth(j, now, never)
+	}
 	return SubmitOutcome{JobID: t.AddJob(j)}
 }
 
@@ -87,6 +102,25 @@ func submittedBefore(t *state.Txn, uid uint32, rid string, hash [32]byte) (id ui
 		return r.JobID, true
 	}
 	return 0, false
+}
+
+// submitHash is the hash of what a user asked for. The controller's own estimate is not that: it may be another for a repeat.
+func submitHash(s *fettlev1.JobSpec) [32]byte {
+	estimate := s.EstimatedRunS
+	s.EstimatedRunS = 0
+	defer func() { s.EstimatedRunS = estimate }()
+	return contentHash(s)
+}
+
+// endAtBirth makes a new job one that has ended without a start, an array with all of its elements.
+func endAtBirth(j *state.Job, now int64, why string) {
+	if j.Array != nil {
+		j.Array.Cancelled = uint32(model.ArrayLen(j.Array.Left))
+		j.Array.Left = nil
+	}
+	j.State, j.Held, j.EligibleMS = model.Cancelled, false, 0
+	j.Reason, j.EndReason = fettlev1.Reason_REASON_DEPENDENCY_NEVER, fettlev1.Reason_REASON_DEPENDENCY_NEVER
+	j.Detail, j.EndMS, j.ExitCode = why, now, 1
 }
 
 // contentHash is the SHA-256 of a message's contents.
@@ -151,13 +185,13 @@ func partitionNames(t *state.Txn) string {
 	return s
 }
 
-// roomFor holds the limits on jobs that are not finished.
-func roomFor(t *state.Txn, uid uint32) *model.FieldError {
+// roomFor holds the limits on jobs that are not finished. An array counts with its elements.
+func roomFor(t *state.Txn, uid uint32, elements int) *model.FieldError {
 	all, user := t.Unfinished(uid)
 	switch {
-	case all >= model.MaxUnfinished:
+	case all+elements >= model.MaxUnfinished:
 		return &model.FieldError{Kind: model.Exhausted, Field: "jobs", Problem: fmt.Sprintf("the cluster holds %d unfinished jobs, its limit", all), Remedy: "try again when some have finished"}
-	case user >= model.MaxUnfinishedPerUser:
+	case user+elements >= model.MaxUnfinishedPerUser:
 		return &model.FieldError{Kind: model.Exhausted, Field: "jobs", Problem: fmt.Sprintf("you have %d unfinished jobs, the limit of one user", user), Remedy: "try again when some have finished"}
 	}
 	return nil
@@ -174,6 +208,8 @@ func wait(j *state.Job, now int64) {
 		j.EligibleMS = 0
 	case j.Held:
 		j.Reason, j.EligibleMS = fettlev1.Reason_REASON_HELD_BY_USER, 0
+	case len(j.WaitingFor) > 0:
+		j.Reason, j.EligibleMS = fettlev1.Reason_REASON_DEPENDENCY, 0
 	case begin > now:
 		j.Reason = fettlev1.Reason_REASON_BEGIN_TIME
 	case j.RetryAtMS > now:

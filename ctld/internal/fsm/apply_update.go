@@ -21,6 +21,16 @@ func updateJob(t *state.Txn, a *raftlogv1.Actor, u *fettlev1.UpdateJobRequest) *
 	if err := mayChange(a, j); err != nil {
 		return err
 	}
+	if u.ArrayIndex != nil {
+		row, err := element(t, j.ID, u.GetArrayIndex())
+		if err != nil {
+			return err
+		}
+		if row == nil {
+			row = split(t, j.ID, u.GetArrayIndex())
+		}
+		j = row
+	}
 	if j.Finished() {
 		return alreadyEnded(j, "submit it again with the new settings")
 	}
@@ -33,6 +43,9 @@ func updateJob(t *state.Txn, a *raftlogv1.Actor, u *fettlev1.UpdateJobRequest) *
 			return conflict("job", "%d is being cancelled", j.ID)
 		}
 	}
+	if u.ArrayMaxRunning != nil && !j.IsArray() {
+		return &model.FieldError{Field: "array", Problem: fmt.Sprintf("%d is no array", j.ID), Remedy: "name an array's own number"}
+	}
 	s := state.CloneSpec(j.Spec)
 	if err := change(s, u); err != nil {
 		return err
@@ -43,8 +56,22 @@ func updateJob(t *state.Txn, a *raftlogv1.Actor, u *fettlev1.UpdateJobRequest) *
 	if err := fitPartition(t, s); err != nil {
 		return err
 	}
+	if j.State == model.Pending && (u.DeadlineMs != nil || u.TimeLimitS != nil || u.BeginMs != nil || u.Partition != nil) {
+		if err := deadlineFits(t.NowMS(), s); err != nil {
+			return err
+		}
+	}
+	if err := refit(t, j, s); err != nil {
+		return err
+	}
 	j = t.EditJob(j.ID)
+	if moved(j.Spec, s) {
+		j.Claim = nil
+	}
 	j.Spec = s
+	if u.Name != nil && !j.IsElement() {
+		t.Rename(j)
+	}
 	if j.State == model.Pending && u.BeginMs != nil {
 		wait(j, t.NowMS())
 	}
@@ -96,6 +123,12 @@ func change(s *fettlev1.JobSpec, u *fettlev1.UpdateJobRequest) *model.FieldError
 	if u.Retries != nil {
 		n := u.GetRetries()
 		s.Retries, changed = &n, true
+	}
+	if u.DeadlineMs != nil {
+		s.DeadlineMs, changed = u.GetDeadlineMs(), true
+	}
+	if u.ArrayMaxRunning != nil {
+		s.Array, changed = &fettlev1.ArraySpec{Ranges: s.Array.GetRanges(), MaxRunning: u.GetArrayMaxRunning()}, true
 	}
 	if u.NoRequeue != nil {
 		s.NoRequeue, changed = u.GetNoRequeue(), true

@@ -14,4 +14,8 @@ const (
 	bugGangHalfFreed               = false
 	bugRequeueKeepsAttemptNumber   = false
 	bugFenceNotChecked             = false
+	bugClaimIgnored                = false
+	bugLimitsAtSubmitOnly          = false
+	bugDependencyReleasedByFailure = false
+	bugElementTwice                = false
 )

@@ -5,6 +5,8 @@ package fsm
 import (
 	"fmt"
 	"slices"
+
+	"github.com/fettle-hpc/fettle/ctld/internal/state"
 )
 
 var (
@@ -17,6 +19,10 @@ var (
 	bugGangHalfFreed               bool
 	bugRequeueKeepsAttemptNumber   bool
 	bugFenceNotChecked             bool
+	bugClaimIgnored                bool
+	bugLimitsAtSubmitOnly          bool
+	bugDependencyReleasedByFailure bool
+	bugElementTwice                bool
 )
 
 var bugs = map[string]*bool{
@@ -38,6 +44,16 @@ var bugs = map[string]*bool{
 	"requeue_keeps_attempt_number": &bugRequeueKeepsAttemptNumber,
 	// Reports and fencing are believed whatever fence or session they carry.
 	"fence_not_checked": &bugFenceNotChecked,
+	// A plan may give away what a waiting job claims.
+	"claim_ignored": &bugClaimIgnored,
+	// Limits are not held against starts.
+	"limits_at_submit_only": &bugLimitsAtSubmitOnly,
+	// A job is preempted however often it was before.
+	"preempt_budget_ignored": state.BugBudgetIgnored(),
+	// A job that waits for another to complete is let go when that fails.
+	"dependency_released_by_failure": &bugDependencyReleasedByFailure,
+	// An array's element that gets a row of its own stays among those that have none.
+	"element_twice": &bugElementTwice,
 }
 
 // SetBug switches on the named fault and all others off; "" switches all off. Not for concurrent use.

@@ -18,6 +18,8 @@ type verdict struct {
 	// again puts the job back into the queue, not before retryAt.
 	again   bool
 	retryAt int64
+	// keep leaves the job where it was in the queue.
+	keep bool
 	// failure counts against the job's retries; hold keeps it back for someone to look at.
 	failure, hold bool
 }
@@ -34,6 +36,7 @@ func conclude(t *state.Txn, id uint64) {
 	if v.failure {
 		j.Failures++
 	}
+	j.StopGraceS = 0
 	if !v.again {
 		setState(j, v.outcome)
 		j.EndMS, j.Reason, j.Detail = now, v.reason, v.detail
@@ -43,9 +46,13 @@ func conclude(t *state.Txn, id uint64) {
 	}
 	setState(j, model.Pending)
 	j.RequeueRequested, j.EndReason, j.FirstBad = false, 0, 0
+	eligible := j.EligibleMS
 	j.StartMS, j.EndMS, j.ExitCode = 0, 0, 0
 	j.RetryAtMS, j.Held = v.retryAt, v.hold
 	wait(j, now)
+	if v.keep && j.EligibleMS != 0 && eligible != 0 {
+		j.EligibleMS = eligible
+	}
 	if j.Reason == fettlev1.Reason_REASON_UNSPECIFIED || v.hold {
 		j.Reason = v.reason
 	}
@@ -77,6 +84,8 @@ func judge(j *state.Job, a *fettlev1.Attempt, exit *fettlev1.Exit, now int64) ve
 	switch {
 	case j.CancelRequested:
 		return verdict{outcome: model.Cancelled, reason: j.EndReason}
+	case preempted(j):
+		return verdict{outcome: model.Preempted, reason: j.EndReason, detail: j.Detail, again: j.RequeueRequested, keep: true}
 	case j.RequeueRequested:
 		return verdict{outcome: model.Cancelled, reason: fettlev1.Reason_REASON_REQUEUED_BY_USER, again: true}
 	case j.FirstBad == 0:

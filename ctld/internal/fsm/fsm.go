@@ -135,7 +135,10 @@ func (f *FSM) guarded(t *state.Txn, e *raftlogv1.Entry) (r *Result) {
 			r = &Result{Err: &model.FieldError{Kind: model.Internal, Problem: "the request hit a fault in fettle and was dropped", Remedy: "please report it"}}
 		}
 	}()
-	return apply(t, e)
+	if r = apply(t, e); r.Err == nil {
+		settle(t)
+	}
+	return r
 }
 
 func (f *FSM) fatal(index uint64, code int, msg string) *Result {

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"cmp"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -20,8 +21,8 @@ type memory struct {
 	hash  [32]byte
 	found bool
 	fresh bool
-	done  map[uint64]*model.FieldError
-	order []uint64
+	done  map[target]*model.FieldError
+	order []target
 }
 
 // recall looks up the entry's request. content is what must be equal in a repeat, nil where it may differ.
@@ -33,7 +34,7 @@ func recall(t *state.Txn, e *raftlogv1.Entry, id string, content proto.Message) 
 	if err := model.CheckRequestID(id); err != nil {
 		return nil, err
 	}
-	m.done = make(map[uint64]*model.FieldError)
+	m.done = make(map[target]*model.FieldError)
 	if content != nil {
 		m.hash = contentHash(content)
 	}
@@ -50,10 +51,17 @@ func recall(t *state.Txn, e *raftlogv1.Entry, id string, content proto.Message) 
 	}
 	m.found = true
 	for _, id := range res.GetDone() {
-		m.keep(id, nil)
+		m.keep(target{id: id}, nil)
+	}
+	for _, e := range res.GetDoneElements() {
+		m.keep(target{id: e.GetJobId(), element: true, index: e.GetIndex()}, nil)
+	}
+	for _, id := range res.GetDoneUnstarted() {
+		m.keep(target{id: id, unstarted: true}, nil)
 	}
 	for _, r := range res.GetRefused() {
-		m.keep(r.GetJobId(), &model.FieldError{Kind: model.Kind(r.GetKind()), Field: r.GetField(), Problem: r.GetProblem(), Remedy: r.GetRemedy()})
+		g := target{id: r.GetJobId(), element: r.Index != nil, index: r.GetIndex(), unstarted: r.GetUnstarted()}
+		m.keep(g, &model.FieldError{Kind: model.Kind(r.GetKind()), Field: r.GetField(), Problem: r.GetProblem(), Remedy: r.GetRemedy()})
 	}
 	return m, nil
 }
@@ -65,24 +73,38 @@ func opNumber(e *raftlogv1.Entry) uint32 {
 
 func (m *memory) known() bool { return m.found }
 
-func (m *memory) keep(id uint64, err *model.FieldError) {
-	if _, ok := m.done[id]; !ok {
-		m.order = append(m.order, id)
+func (m *memory) keep(g target, err *model.FieldError) {
+	if _, ok := m.done[g]; !ok {
+		m.order = append(m.order, g)
 	}
-	m.done[id] = err
+	m.done[g] = err
 }
 
-func (m *memory) answer(id uint64) (ActionOutcome, bool) {
-	err, ok := m.done[id]
-	return ActionOutcome{JobID: id, Err: err}, ok
+func (m *memory) answer(g target) (ActionOutcome, bool) {
+	err, ok := m.done[g]
+	return g.outcome(err), ok
 }
 
-func (m *memory) note(out ActionOutcome) {
+func (m *memory) note(g target, err *model.FieldError) {
 	if m.id == "" || len(m.order) >= model.MaxRememberedIDs {
 		return
 	}
 	m.fresh = true
-	m.keep(out.JobID, out.Err)
+	m.keep(g, err)
+}
+
+// compareTargets orders whole jobs by number, then elements, then what is unstarted.
+func compareTargets(a, b target) int {
+	kind := func(g target) int {
+		switch {
+		case g.unstarted:
+			return 2
+		case g.element:
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(kind(a), kind(b)), cmp.Compare(a.id, b.id), cmp.Compare(a.index, b.index))
 }
 
 // remember stores the request's answer when it has become more than it was.
@@ -91,15 +113,26 @@ func (m *memory) remember(t *state.Txn) {
 		return
 	}
 	res, weight := &raftlogv1.RequestResult{Op: m.op}, uint32(0)
-	slices.Sort(m.order)
-	for _, id := range m.order {
-		if err := m.done[id]; err == nil {
-			res.Done = append(res.Done, id)
-			weight++
-		} else {
-			res.Refused = append(res.Refused, &raftlogv1.Refusal{JobId: id, Kind: uint32(err.Kind), Field: err.Field, Problem: err.Problem, Remedy: err.Remedy})
+	slices.SortFunc(m.order, compareTargets)
+	for _, g := range m.order {
+		err := m.done[g]
+		switch {
+		case err != nil:
+			r := &raftlogv1.Refusal{JobId: g.id, Kind: uint32(err.Kind), Field: err.Field, Problem: err.Problem, Remedy: err.Remedy, Unstarted: g.unstarted}
+			if g.element {
+				r.Index = &g.index
+			}
+			res.Refused = append(res.Refused, r)
 			weight += model.RefusalWeight
+			continue
+		case g.unstarted:
+			res.DoneUnstarted = append(res.DoneUnstarted, g.id)
+		case g.element:
+			res.DoneElements = append(res.DoneElements, &raftlogv1.ArrayElement{JobId: g.id, Index: g.index})
+		default:
+			res.Done = append(res.Done, g.id)
 		}
+		weight++
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(res)
 	if err != nil {

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/model"
 )
 
@@ -18,6 +19,8 @@ type Result struct {
 	Actions []ActionOutcome
 	// Placements has one outcome per placement of a plan, in order.
 	Placements []PlacementOutcome
+	// Preemptions has one outcome per preemption of a plan, in order.
+	Preemptions []PreemptionOutcome `json:",omitempty"`
 	// Reports has one outcome per attempt report, in order.
 	Reports []ReportOutcome
 	// Session is the session that a NodeHello opened.
@@ -36,14 +39,29 @@ type SubmitOutcome struct {
 // ActionOutcome is what became of one job that a request named. Err is nil when it was done, or needed no doing.
 type ActionOutcome struct {
 	JobID uint64
-	Err   *model.FieldError
+	// Element says that the element Index of the array JobID was named.
+	Element bool   `json:",omitempty"`
+	Index   uint32 `json:",omitempty"`
+	Err     *model.FieldError
 }
 
 // PlacementOutcome is what became of one placement. When Err is nil the attempt is committed: its fence is Result.Index.
 type PlacementOutcome struct {
-	JobID   uint64
+	// JobID is as in the placement.
+	JobID uint64
+	// Started is the number of the element's own row when the placement named an array's element.
+	Started uint64 `json:",omitempty"`
 	Attempt uint32
 	Err     *model.FieldError
+	// Reason is why the job waits when a limit, a claim or a reservation refused it.
+	Reason fettlev1.Reason `json:",omitempty"`
+}
+
+// PreemptionOutcome is what became of one preemption. When Err is nil its victims are being ended and the beneficiary has
+// its claim.
+type PreemptionOutcome struct {
+	Beneficiary uint64
+	Err         *model.FieldError
 }
 
 // ReportStatus says what a report changed. Every report may be acknowledged to its node, whatever its status.

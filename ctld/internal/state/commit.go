@@ -32,6 +32,10 @@ func (t *Txn) Commit() {
 		}
 		if e.now != nil {
 			e.now.ModifiedIndex = t.Index()
+			if e.now.Claim != nil && !e.now.MayClaim() {
+				// Whatever became of the job, it is not the one that room is kept for.
+				e.now.Claim = nil
+			}
 		}
 		tab.setJob(buf, e.old, e.now)
 		b.changes.Jobs = append(b.changes.Jobs, id)
@@ -42,6 +46,20 @@ func (t *Txn) Commit() {
 	for _, r := range t.requests {
 		tab.setRequest(buf, r)
 		tab.forget()
+	}
+	for _, u := range t.usage {
+		tab.setUsage(buf, u)
+	}
+	for _, s := range t.spend {
+		tab.setSpend(buf, s)
+	}
+	for _, name := range t.unreserved {
+		tab.dropReservation(name)
+		b.changes.Reservations = true
+	}
+	for _, r := range t.reserved {
+		tab.setReservation(r)
+		b.changes.Reservations = true
 	}
 	for _, v := range t.servers {
 		tab.setServer(v)
@@ -67,6 +85,7 @@ func jobEvent(t *Txn, e *jobEdit) *fettlev1.Event {
 	ev := &fettlev1.Event{
 		Index: t.Index(), TimeMs: t.NowMS(), JobId: j.ID,
 		State: j.State, Attempt: j.Attempt, Reason: j.Reason, Detail: j.Detail, User: j.User,
+		ArrayJobId: j.ArrayJobID, ArrayIndex: j.ArrayIndex,
 	}
 	if old == nil {
 		return ev

@@ -15,7 +15,9 @@ type ChangeSet struct {
 	Nodes []string
 	// Policy is set when the cluster policy changed, Servers when the controllers or the leader did.
 	Policy, Servers bool
-	Events          []*fettlev1.Event
+	// Reservations is set when a reservation was set or removed.
+	Reservations bool
+	Events       []*fettlev1.Event
 	// Resync means that changes were missed, or that the state was replaced whole: take a Snapshot and start from it. The
 	// other fields are empty then.
 	Resync bool
@@ -80,7 +82,7 @@ func (f *feed) publish(c *ChangeSet) {
 		f.next = (f.next + 1) % f.keep
 	}
 	f.newest = max(f.newest, c.Index)
-	if len(c.Jobs) == 0 && len(c.Nodes) == 0 && !c.Policy && !c.Servers {
+	if len(c.Jobs) == 0 && len(c.Nodes) == 0 && !c.Policy && !c.Servers && !c.Reservations {
 		return
 	}
 	f.send(c)

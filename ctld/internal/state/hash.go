@@ -36,6 +36,9 @@ const (
 	tagPolicy
 	tagInventory
 	tagMeta
+	tagUsage
+	tagSpend
+	tagReservation
 )
 
 // canon writes rows in the one form that is hashed: every field, in a fixed order, lengths before contents. Lines for
@@ -115,6 +118,8 @@ func hashJob(buf *canon, j *Job) sum {
 	for _, a := range j.Attempts {
 		canonAttempt(&c, a)
 	}
+	canonLinks(&c, j)
+	canonTenant(&c, j)
 	*buf = c
 	return c.sum()
 }
@@ -148,7 +153,9 @@ func canonAttempt(c *canon, a *fettlev1.Attempt) {
 				c.i(e.GetStderrStart())
 			}
 		}
+		canonShare(c, n)
 	}
+	canonPreempted(c, a)
 }
 
 // hashNode expects inventorySum to be up to date.
@@ -172,7 +179,9 @@ func hashNode(buf *canon, n *Node) sum {
 		c.s(h.UUID)
 		c.u(h.JobID)
 		c.u(uint64(h.Attempt))
+		c.mark(markHeldShare, h.VRAMMiB)
 	}
+	c.mark(markExclusive, int64(n.Exclusive))
 	*buf = c
 	return c.sum()
 }

@@ -27,6 +27,11 @@ type gpuKey struct {
 type specKey struct {
 	submit [32]byte
 	policy *policy
+	// What the policy filled in for this user.
+	project    string
+	timeLimitS int64
+	// estimateS is what the controller filled in that is not in the hash either.
+	estimateS int64
 }
 
 const (
@@ -136,6 +141,8 @@ func (in *interner) share(s *fettlev1.JobSpec) {
 			in.gpus[k] = g
 		}
 	}
+	in.str(&s.Constraint)
+	in.str(&s.Reservation)
 	in.list(s.Nodelist)
 	in.list(s.Exclude)
 	in.list(s.DeviceUuids)

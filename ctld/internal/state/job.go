@@ -3,6 +3,7 @@ package state
 import (
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/model"
+	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
 )
 
 // Job is one row of the job table. Rows, their Spec and their Attempts are immutable and shared by every reader: never
@@ -39,6 +40,22 @@ type Job struct {
 	ExitCode int32
 	// FirstBad is 1 + the rank of the node whose part of the current attempt was the first to end badly; 0: none yet.
 	FirstBad uint32
+
+	// ArrayJobID and ArrayIndex are set on the row of an array's element; Array on an array's own row.
+	ArrayJobID uint64
+	ArrayIndex uint32
+	Array      *Array
+	// WaitingFor are the dependencies that are not met yet, out of those in Spec. It is replaced whole.
+	WaitingFor []*fettlev1.Dependency
+
+	// PreemptedCount is how often it was ended for another job.
+	PreemptedCount uint32
+	// StopGraceS is the seconds between TERM and KILL of the stop under way; 0: those of the specification.
+	StopGraceS int64
+	// Claim is the room that was made for it while it waits, nil when there is none. Shared, not to be changed.
+	Claim *raftlogv1.Claim
+	// Project is where the policy put it; empty when the policy had no projects (see Account).
+	Project string
 
 	// Attempts are the newest attempts, oldest first, the current one last.
 	Attempts []*fettlev1.Attempt
@@ -81,8 +98,10 @@ func (j *Job) Proto(full bool) *fettlev1.Job {
 		SubmitMs: j.SubmitMS, EligibleMs: j.EligibleMS, StartMs: j.StartMS, EndMs: j.EndMS,
 		Attempts: j.Attempts, Attempt: j.Attempt, Failures: j.Failures,
 		Held: j.Held, CancelRequested: j.CancelRequested, ExitCode: j.ExitCode,
-		RequestId: j.RequestID, ModifiedIndex: j.ModifiedIndex,
+		RequestId: j.RequestID, ModifiedIndex: j.ModifiedIndex, WaitingFor: j.WaitingFor,
+		PreemptedCount: j.PreemptedCount,
 	}
+	j.arrayProto(p)
 	if full {
 		return p
 	}
@@ -105,6 +124,10 @@ func briefSpec(s *fettlev1.JobSpec) *fettlev1.JobSpec {
 		TimeLimitS: s.TimeLimitS, BeginMs: s.BeginMs, Hold: s.Hold, NoRequeue: s.NoRequeue, Retries: s.Retries,
 		KillGraceS: s.KillGraceS, WorkDir: s.WorkDir, StdoutPath: s.StdoutPath, StderrPath: s.StderrPath,
 		TruncateOutput: s.TruncateOutput, ConfigPath: s.ConfigPath,
+		GpuAlternatives: s.GpuAlternatives, GpusTotal: s.GpusTotal, VramMib: s.VramMib, Exclusive: s.Exclusive,
+		Constraint: s.Constraint, Array: s.Array, Dependencies: s.Dependencies, DependencyAny: s.DependencyAny,
+		DeadlineMs: s.DeadlineMs, Preempt: s.Preempt, NoPreemptible: s.NoPreemptible, Reservation: s.Reservation,
+		EstimatedRunS: s.EstimatedRunS,
 	}
 }
 
@@ -120,7 +143,7 @@ func CloneSpec(s *fettlev1.JobSpec) *fettlev1.JobSpec {
 func cloneAttempt(a *fettlev1.Attempt) *fettlev1.Attempt {
 	c := &fettlev1.Attempt{
 		Number: a.Number, Fence: a.Fence, DispatchMs: a.DispatchMs, StartMs: a.StartMs, EndMs: a.EndMs,
-		Outcome: a.Outcome, Reason: a.Reason, Detail: a.Detail,
+		Outcome: a.Outcome, Reason: a.Reason, Detail: a.Detail, PreemptedBy: a.PreemptedBy, LostGpuS: a.LostGpuS,
 	}
 	c.Nodes = append(make([]*fettlev1.NodeAllocation, 0, len(a.Nodes)), a.Nodes...)
 	return c
@@ -129,6 +152,6 @@ func cloneAttempt(a *fettlev1.Attempt) *fettlev1.Attempt {
 func cloneAllocation(a *fettlev1.NodeAllocation) *fettlev1.NodeAllocation {
 	return &fettlev1.NodeAllocation{
 		Node: a.Node, GpuUuids: a.GpuUuids, Cpus: a.Cpus, MemMib: a.MemMib,
-		Exit: a.Exit, Prepared: a.Prepared, Started: a.Started,
+		Exit: a.Exit, Prepared: a.Prepared, Started: a.Started, VramMib: a.VramMib, GpuMilli: a.GpuMilli,
 	}
 }

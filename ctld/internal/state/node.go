@@ -14,11 +14,18 @@ const (
 	NodeDown        = fettlev1.NodeState_NODE_STATE_DOWN
 )
 
-// GPUHold says which attempt holds a GPU.
+// GPUHold says which attempt holds a GPU, or a share of its memory.
 type GPUHold struct {
 	UUID    string
 	JobID   uint64
 	Attempt uint32
+	// VRAMMiB is the share of the GPU's memory; 0 means the whole GPU.
+	VRAMMiB int64
+}
+
+// cmpHolds orders holds by GPU, then by job: a shared GPU has several.
+func cmpHolds(a, b GPUHold) int {
+	return cmp.Or(cmp.Compare(a.UUID, b.UUID), cmp.Compare(a.JobID, b.JobID), cmp.Compare(a.Attempt, b.Attempt))
 }
 
 // Node is one row of the node table, immutable like a Job.
@@ -39,8 +46,10 @@ type Node struct {
 	// Resources that attempts hold here.
 	CPUsUsed   uint32
 	MemUsedMiB int64
-	// Held are the GPUs in use, by UUID ascending. A GPU may be held that the inventory no longer lists.
+	// Held are the GPUs in use, by UUID ascending, then by job. A GPU may be held that the inventory no longer lists.
 	Held []GPUHold
+	// Exclusive is the job that has the node for itself, 0 for none.
+	Exclusive uint64
 
 	inventorySum sum
 	sum          sum
@@ -49,7 +58,20 @@ type Node struct {
 // Usable reports whether new attempts may be placed on the node.
 func (n *Node) Usable() bool { return n.State == NodeUp && !n.Drained }
 
-// Holder returns which attempt holds the GPU.
+// Holders returns the attempts that hold the GPU or shares of it, by job ascending. Not to be changed.
+func (n *Node) Holders(uuid string) []GPUHold {
+	i, ok := n.findHold(uuid)
+	if !ok {
+		return nil
+	}
+	k := i + 1
+	for k < len(n.Held) && n.Held[k].UUID == uuid {
+		k++
+	}
+	return n.Held[i:k]
+}
+
+// Holder returns which attempt holds the GPU; of several that share it, that of the lowest job.
 func (n *Node) Holder(uuid string) (GPUHold, bool) {
 	i, ok := n.findHold(uuid)
 	if !ok {
@@ -85,9 +107,9 @@ func (n *Node) Take(jobID uint64, attempt uint32, a *fettlev1.NodeAllocation) {
 	held := make([]GPUHold, 0, len(n.Held)+len(a.GetGpuUuids()))
 	held = append(held, n.Held...)
 	for _, u := range a.GetGpuUuids() {
-		held = append(held, GPUHold{UUID: u, JobID: jobID, Attempt: attempt})
+		held = append(held, GPUHold{UUID: u, JobID: jobID, Attempt: attempt, VRAMMiB: a.GetVramMib()})
 	}
-	slices.SortFunc(held, func(x, y GPUHold) int { return cmp.Compare(x.UUID, y.UUID) })
+	slices.SortFunc(held, cmpHolds)
 	n.Held = held
 }
 
@@ -95,6 +117,9 @@ func (n *Node) Take(jobID uint64, attempt uint32, a *fettlev1.NodeAllocation) {
 func (n *Node) Free(jobID uint64, attempt uint32, a *fettlev1.NodeAllocation) {
 	n.CPUsUsed -= min(a.GetCpus(), n.CPUsUsed)
 	n.MemUsedMiB -= min(a.GetMemMib(), n.MemUsedMiB)
+	if n.Exclusive == jobID {
+		n.Exclusive = 0
+	}
 	if len(a.GetGpuUuids()) == 0 {
 		return
 	}
@@ -118,9 +143,10 @@ func (n *Node) Proto() *fettlev1.Node {
 		BootId: n.BootID, Session: n.Session, Inventory: n.Inventory,
 		RegisteredMs: n.RegisteredMS, StateSinceMs: n.StateSinceMS,
 		ConsecutiveLaunchFailures: n.LaunchFailures, CpusUsed: n.CPUsUsed, MemUsedMib: n.MemUsedMiB,
+		ExclusiveJob: n.Exclusive,
 	}
 	for _, h := range n.Held {
-		p.GpuHolders = append(p.GpuHolders, &fettlev1.GPUHolder{Uuid: h.UUID, JobId: h.JobID, Attempt: h.Attempt})
+		p.GpuHolders = append(p.GpuHolders, &fettlev1.GPUHolder{Uuid: h.UUID, JobId: h.JobID, Attempt: h.Attempt, VramMib: h.VRAMMiB})
 	}
 	return p
 }

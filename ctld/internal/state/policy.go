@@ -21,13 +21,18 @@ type policy struct {
 	proto      *fettlev1.ClusterPolicy
 	partitions map[string]*Partition
 	def        *Partition
-	sum        sum
+	projects   map[string]*Project
+	// users are limits by user, everyone those of users without any of their own.
+	users    map[string]*fettlev1.Limits
+	everyone *fettlev1.Limits
+	sum      sum
 }
 
 // compilePolicy expands p, which model.ValidatePolicy has accepted. Without partitions there is one: model.DefaultPartition
 // with every node and no limits.
 func compilePolicy(p *fettlev1.ClusterPolicy) (*policy, *model.FieldError) {
 	c := &policy{proto: p, partitions: make(map[string]*Partition, len(p.GetPartitions())+1)}
+	c.compileProjects(p)
 	if len(p.GetPartitions()) == 0 {
 		c.def = &Partition{Partition: &fettlev1.Partition{Name: model.DefaultPartition, IsDefault: true}, all: true}
 		c.partitions[model.DefaultPartition] = c.def

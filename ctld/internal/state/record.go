@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
 )
@@ -37,14 +39,19 @@ func (s *Snapshot) Records(yield func(*raftlogv1.SnapshotRecord) bool) {
 		return
 	}
 	s.requests.Ascend(func(r *Request) bool {
-		return yield(&raftlogv1.SnapshotRecord{Record: &raftlogv1.SnapshotRecord_Request{Request: r.record()}})
+		ok = yield(&raftlogv1.SnapshotRecord{Record: &raftlogv1.SnapshotRecord_Request{Request: r.record()}})
+		return ok
 	})
+	if ok {
+		s.tenantRecords(yield)
+	}
 }
 
 func (j *Job) record() *raftlogv1.JobRecord {
 	return &raftlogv1.JobRecord{
 		Job: j.Proto(true), RetryAtMs: j.RetryAtMS, RequeueRequested: j.RequeueRequested, EndReason: j.EndReason,
 		HeldByAdmin: j.HeldByAdmin, SubmitHash: j.SubmitHash[:], FirstBad: j.FirstBad,
+		Claim: j.Claim, StopGraceS: j.StopGraceS, Project: j.Project,
 	}
 }
 
@@ -100,6 +107,12 @@ func (b *Builder) Add(r *raftlogv1.SnapshotRecord) error {
 		return b.addJob(rec.Job)
 	case *raftlogv1.SnapshotRecord_Request:
 		return b.addRequest(rec.Request)
+	case *raftlogv1.SnapshotRecord_Usage:
+		return b.addUsage(rec.Usage)
+	case *raftlogv1.SnapshotRecord_Spend:
+		return b.addSpend(rec.Spend)
+	case *raftlogv1.SnapshotRecord_Reservation:
+		return b.addReservation(rec.Reservation)
 	}
 	return badRecord("kind %T", r.GetRecord())
 }
@@ -131,15 +144,17 @@ func (b *Builder) addNode(p *fettlev1.Node) error {
 		BootID: p.GetBootId(), Session: p.GetSession(), Inventory: p.GetInventory(),
 		RegisteredMS: p.GetRegisteredMs(), StateSinceMS: p.GetStateSinceMs(),
 		LaunchFailures: p.GetConsecutiveLaunchFailures(), CPUsUsed: p.GetCpusUsed(), MemUsedMiB: p.GetMemUsedMib(),
+		Exclusive: p.GetExclusiveJob(),
 	}
 	if n.Inventory == nil {
 		return badRecord("node %.64q has no inventory", n.Name)
 	}
 	for i, h := range p.GetGpuHolders() {
-		if i > 0 && h.GetUuid() <= n.Held[i-1].UUID {
+		hold := GPUHold{UUID: h.GetUuid(), JobID: h.GetJobId(), Attempt: h.GetAttempt(), VRAMMiB: h.GetVramMib()}
+		if i > 0 && cmpHolds(n.Held[i-1], hold) >= 0 {
 			return badRecord("node %.64q holds GPU %.64q out of order", n.Name, h.GetUuid())
 		}
-		n.Held = append(n.Held, GPUHold{UUID: h.GetUuid(), JobID: h.GetJobId(), Attempt: h.GetAttempt()})
+		n.Held = append(n.Held, hold)
 	}
 	b.t.setNode(&b.buf, nil, n)
 	return nil
@@ -166,12 +181,18 @@ func (b *Builder) addJob(r *raftlogv1.JobRecord) error {
 		CancelRequested: p.GetCancelRequested(), RequeueRequested: r.GetRequeueRequested(), EndReason: r.GetEndReason(),
 		ExitCode: p.GetExitCode(), FirstBad: r.GetFirstBad(), Attempts: p.GetAttempts(),
 		RequestID: p.GetRequestId(), SubmitHash: [32]byte(r.GetSubmitHash()), ModifiedIndex: p.GetModifiedIndex(),
+		ArrayJobID: p.GetArrayJobId(), ArrayIndex: p.GetArrayIndex(), Array: arrayOf(p), WaitingFor: p.GetWaitingFor(),
+		PreemptedCount: p.GetPreemptedCount(), Claim: r.GetClaim(), StopGraceS: r.GetStopGraceS(), Project: r.GetProject(),
 	}
 	if j.Active() && (j.Current() == nil || int(j.FirstBad) > len(j.Current().GetNodes())) {
 		return badRecord("job %d is active without a whole attempt", j.ID)
 	}
 	b.in.str(&j.User)
-	b.in.share(j.Spec)
+	if a := getJob(b.t.jobs.w, j.ArrayJobID); a != nil && proto.Equal(a.Spec, j.Spec) {
+		j.Spec = a.Spec
+	} else {
+		b.in.share(j.Spec)
+	}
 	for _, a := range j.Attempts {
 		for _, n := range a.GetNodes() {
 			b.in.str(&n.Node)

@@ -19,14 +19,17 @@ func (t *tables) setJob(buf *canon, old, j *Job) {
 		t.total.sub(old.sum)
 		t.counts.byState[old.State]--
 	}
+	t.counts.ArrayLeft += j.left() - old.left()
 	switch {
 	case j == nil:
 		t.jobs.del(old)
-		t.submits.del(submitKey{uid: old.UID, request: old.RequestID})
+		if !old.IsElement() {
+			t.submits.del(submitKey{uid: old.UID, request: old.RequestID})
+		}
 	default:
 		t.jobs.put(j)
 		t.counts.byState[j.State]++
-		if old == nil {
+		if old == nil && !j.IsElement() {
 			t.submits.put(submitKey{uid: j.UID, request: j.RequestID, id: j.ID})
 		}
 	}
@@ -37,14 +40,21 @@ func (t *tables) setJob(buf *canon, old, j *Job) {
 	switch {
 	case isLive && !wasLive:
 		t.live.put(userKey{j.UID, j.ID})
-		t.unfinished[j.UID]++
 	case wasLive && !isLive:
 		t.live.del(userKey{old.UID, old.ID})
-		if t.unfinished[old.UID]--; t.unfinished[old.UID] == 0 {
+	}
+	if isLive {
+		t.unfinished[j.UID] += j.weight()
+	}
+	if wasLive {
+		if t.unfinished[old.UID] -= old.weight(); t.unfinished[old.UID] == 0 {
 			delete(t.unfinished, old.UID)
 		}
 	}
+	t.moveLinks(old, j)
 	t.moveParts(old, j)
+	t.moveClaim(old, j)
+	t.moveUse(old, j)
 }
 
 // move keeps an index of whole rows in step.
@@ -153,6 +163,8 @@ func (t *tables) usePolicy(c *policy) {
 	c.sum = hashMessage(tagPolicy, c.proto)
 	t.total.add(c.sum)
 	t.meta.policy = c
+	t.dropSpend()
+	t.recount()
 }
 
 func (t *tables) setServer(v *raftlogv1.ServerChange) {

@@ -21,6 +21,17 @@ type Snapshot struct {
 	busy                   *btree.BTreeG[nodeJob]
 	nodes                  *btree.BTreeG[*Node]
 	requests, requestOrder *btree.BTreeG[*Request]
+
+	elements   *btree.BTreeG[elementKey]
+	dependents *btree.BTreeG[dependKey]
+	names      *btree.BTreeG[nameKey]
+	deadlines  *btree.BTreeG[deadlineKey]
+
+	claims       *btree.BTreeG[claimKey]
+	usage        *btree.BTreeG[*Usage]
+	spend        *btree.BTreeG[*Spend]
+	reservations *btree.BTreeG[*Reservation]
+	use          *btree.BTreeG[*scopeUse]
 }
 
 // ClusterID names the cluster that the state belongs to.

@@ -104,11 +104,23 @@ type tables struct {
 	busy    tree[nodeJob]   // attempts' parts that have not ended, by node
 	nodes   tree[*Node]
 
+	elements   tree[elementKey]  // rows of arrays' elements
+	dependents tree[dependKey]   // waiting jobs, by what they wait for
+	names      tree[nameKey]     // unfinished jobs, by owner and name
+	deadlines  tree[deadlineKey] // waiting jobs with a deadline
+
 	requests      tree[*Request]
 	requestOrder  tree[*Request]
 	requestWeight int
 
-	// unfinished counts jobs by owner.
+	claims       tree[claimKey] // of waiting jobs, by node
+	usage        tree[*Usage]
+	usageOrder   tree[*Usage]
+	spend        tree[*Spend]
+	reservations tree[*Reservation]
+	use          useTable
+
+	// unfinished counts jobs by owner, an array's elements without a row each as one.
 	unfinished map[uint32]int
 	counts     Counts
 	// total is the sum of all rows' hashes.
@@ -138,6 +150,8 @@ type Counts struct {
 	byState  [int(model.Preempted) + 1]int
 	Nodes    int
 	Requests int
+	// ArrayLeft is the number of elements of arrays that have no row of their own yet.
+	ArrayLeft int
 }
 
 // In is the number of jobs in state s.
@@ -182,6 +196,9 @@ func newTables(clusterID string) *tables {
 		jobs:      newTree(lessJob), pending: newTree(lessJob), active: newTree(lessJob),
 		live: newTree(lessUser), submits: newTree(lessSubmit), busy: newTree(lessNodeJob),
 		nodes: newTree(lessNode), requests: newTree(lessRequest), requestOrder: newTree(lessSeq),
+		claims: newTree(lessClaim), usage: newTree(lessUsage), usageOrder: newTree(lessUpdated), spend: newTree(lessSpend),
+		reservations: newTree(lessReservation), use: newUseTable(),
+		elements: newTree(lessElement), dependents: newTree(lessDepend), names: newTree(lessName), deadlines: newTree(lessDeadline),
 		unfinished: make(map[uint32]int),
 	}
 	t.meta.nextID = 1
@@ -191,10 +208,14 @@ func newTables(clusterID string) *tables {
 
 // snapshot shows the present state to readers.
 func (t *tables) snapshot() *Snapshot {
+	t.use.flush()
 	return &Snapshot{
 		clusterID: t.clusterID, meta: t.meta, counts: t.counts, hash: t.hash(),
 		jobs: t.jobs.publish(), pending: t.pending.publish(), active: t.active.publish(),
 		live: t.live.publish(), submits: t.submits.publish(), busy: t.busy.publish(),
 		nodes: t.nodes.publish(), requests: t.requests.publish(), requestOrder: t.requestOrder.publish(),
+		elements: t.elements.publish(), dependents: t.dependents.publish(), names: t.names.publish(), deadlines: t.deadlines.publish(),
+		claims: t.claims.publish(), usage: t.usage.publish(), spend: t.spend.publish(), reservations: t.reservations.publish(),
+		use: t.use.shown.publish(),
 	}
 }

@@ -18,21 +18,37 @@ type Txn struct {
 	nodeOrder []string
 	added     map[uint32]int
 	submits   map[submitKey]uint64
-	requests  []*Request
-	servers   []*raftlogv1.ServerChange
-	events    []*fettlev1.Event
+	elements  map[elementKey]uint64
+	// starts counts the elements of each array that this entry has started.
+	starts map[uint64]int
+	// named holds, with id 0, the names of jobs that this entry added or renamed and the lowest number of each.
+	named    map[nameKey]uint64
+	requests []*Request
+	servers  []*raftlogv1.ServerChange
+	events   []*fettlev1.Event
 
 	nextID     uint64
 	requestSeq uint64
 	term       uint64
 	leader     *Leader
 	policy     *policy
+
+	// use is what this entry gave to jobs so far, claimed which of them it gave a claim.
+	use        map[Scope]Use
+	claimed    map[uint64]bool
+	claimOrder []uint64
+	usage      []*Usage
+	spend      []*Spend
+	reserved   []*Reservation
+	unreserved []string
 }
 
 type jobEdit struct {
 	old, now *Job
 	// attempts says that the newest attempt is already a private copy.
 	attempts bool
+	// array says the same of the array's progress.
+	array bool
 }
 
 type nodeEdit struct{ old, now *Node }
@@ -43,11 +59,23 @@ func (t *Txn) reset(b *Batch) {
 		t.nodes = make(map[string]*nodeEdit)
 		t.added = make(map[uint32]int)
 		t.submits = make(map[submitKey]uint64)
+		t.elements = make(map[elementKey]uint64)
+		t.starts = make(map[uint64]int)
+		t.named = make(map[nameKey]uint64)
+		t.use = make(map[Scope]Use)
+		t.claimed = make(map[uint64]bool)
 	}
+	clear(t.use)
+	clear(t.claimed)
+	t.claimOrder, t.usage, t.spend = t.claimOrder[:0], t.usage[:0], t.spend[:0]
+	t.reserved, t.unreserved = t.reserved[:0], t.unreserved[:0]
 	clear(t.jobs)
 	clear(t.nodes)
 	clear(t.added)
 	clear(t.submits)
+	clear(t.elements)
+	clear(t.starts)
+	clear(t.named)
 	t.b = b
 	t.jobOrder, t.nodeOrder = t.jobOrder[:0], t.nodeOrder[:0]
 	t.requests, t.servers, t.events = t.requests[:0], t.servers[:0], nil
@@ -143,7 +171,7 @@ func (t *Txn) AddAttempt(id uint64, a *fettlev1.Attempt) {
 }
 
 // AddJob adds a row, numbers it, and makes its texts share memory with others'. The caller hands j over. Specifications
-// with the same SubmitHash must have been filled from the same policy.
+// with the same SubmitHash, project and time limit must have been filled from the same policy.
 func (t *Txn) AddJob(j *Job) uint64 {
 	j.ID = t.nextID
 	t.nextID++
@@ -153,11 +181,15 @@ func (t *Txn) AddJob(j *Job) uint64 {
 	if p == nil {
 		p = t.b.t.meta.policy
 	}
-	j.Spec = in.spec(specKey{j.SubmitHash, p}, j.Spec)
+	j.Spec = in.spec(specKey{j.SubmitHash, p, j.Spec.GetProject(), j.Spec.GetTimeLimitS(), j.Spec.GetEstimatedRunS()}, j.Spec)
 	t.jobs[j.ID] = &jobEdit{now: j}
 	t.jobOrder = append(t.jobOrder, j.ID)
 	t.submits[submitKey{uid: j.UID, request: j.RequestID}] = j.ID
-	t.added[j.UID]++
+	t.added[j.UID] += j.weight()
+	if isNamed(j) {
+		t.Rename(j)
+	}
+	t.AddUse(j, LoadOf(j))
 	return j.ID
 }
 
@@ -181,13 +213,13 @@ func (t *Txn) JobByRequest(uid uint32, requestID string) *Job {
 }
 
 // Unfinished counts jobs that are not over, before this entry's changes of state but with the jobs that it added: all of
-// them, and the user's.
+// them, and the user's. Each element of an array counts, started or not, and so does the array's own row.
 func (t *Txn) Unfinished(uid uint32) (all, user int) {
 	n := 0
 	for _, k := range t.added {
 		n += k
 	}
-	return t.b.t.counts.Unfinished() + n, t.b.t.unfinished[uid] + t.added[uid]
+	return t.b.t.counts.Unfinished() + t.b.t.counts.ArrayLeft + n, t.b.t.unfinished[uid] + t.added[uid]
 }
 
 // Node returns a row to read, nil when there is none.
@@ -237,6 +269,9 @@ func (t *Txn) RemoveNode(name string) {
 		t.nodes[name].now = nil
 	}
 }
+
+// Nodes yields all nodes as they were before this entry, by name ascending.
+func (t *Txn) Nodes(yield func(*Node) bool) { t.b.t.nodes.w.Ascend(yield) }
 
 // NodeCount is the number of nodes before this entry.
 func (t *Txn) NodeCount() int { return t.b.t.nodes.w.Len() }

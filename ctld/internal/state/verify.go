@@ -19,7 +19,7 @@ func (s *Snapshot) Verify() error { return s.verify(true) }
 
 // verify without rehash trusts the rows' own hashes: they have just been made.
 func (s *Snapshot) verify(rehash bool) error {
-	v := &verifier{s: s, nodes: make(map[string]*held), rehash: rehash}
+	v := &verifier{s: s, nodes: make(map[string]*held), use: make(map[Scope]Use), rehash: rehash, links: newLinks()}
 	s.jobs.Ascend(func(j *Job) bool {
 		v.job(j)
 		return v.err == nil
@@ -47,6 +47,9 @@ type held struct {
 	cpus uint32
 	mem  int64
 	gpus []GPUHold
+	// jobs counts the attempts, exclusive is the one that has the node for itself.
+	jobs      int
+	exclusive uint64
 }
 
 type verifier struct {
@@ -56,9 +59,13 @@ type verifier struct {
 	live   int
 	counts Counts
 	total  sum
-	buf    canon
-	rehash bool
-	err    error
+	// use and claimed are counted from the jobs.
+	use     map[Scope]Use
+	claimed int
+	buf     canon
+	rehash  bool
+	links   links
+	err     error
 }
 
 func (v *verifier) fail(format string, args ...any) {
@@ -83,7 +90,7 @@ func (v *verifier) job(j *Job) {
 	if j.ID >= v.s.meta.nextID {
 		v.fail("job %d is numbered above the next number %d", j.ID, v.s.meta.nextID)
 	}
-	if k, ok := v.s.submits.Get(submitKey{uid: j.UID, request: j.RequestID}); !ok || k.id != j.ID {
+	if k, ok := v.s.submits.Get(submitKey{uid: j.UID, request: j.RequestID}); !j.IsElement() && (!ok || k.id != j.ID) {
 		v.fail("the request id of job %d does not lead to it", j.ID)
 	}
 	if p, ok := v.s.pending.Get(j); ok != (j.State == model.Pending) || ok && p != j {
@@ -95,7 +102,9 @@ func (v *verifier) job(j *Job) {
 	if v.s.live.Has(userKey{j.UID, j.ID}) == j.Finished() {
 		v.fail("job %d and the index of its owner differ", j.ID)
 	}
+	v.link(j)
 	v.attempts(j)
+	v.tenant(j)
 }
 
 func (v *verifier) attempts(j *Job) {
@@ -142,7 +151,10 @@ func (v *verifier) part(j *Job, p *fettlev1.NodeAllocation) {
 	h.cpus += p.GetCpus()
 	h.mem += p.GetMemMib()
 	for _, u := range p.GetGpuUuids() {
-		h.gpus = append(h.gpus, GPUHold{UUID: u, JobID: j.ID, Attempt: j.Attempt})
+		h.gpus = append(h.gpus, GPUHold{UUID: u, JobID: j.ID, Attempt: j.Attempt, VRAMMiB: p.GetVramMib()})
+	}
+	if h.jobs++; j.Spec.GetExclusive() {
+		h.exclusive = j.ID
 	}
 }
 
@@ -155,19 +167,18 @@ func (v *verifier) node(n *Node) {
 	if h == nil {
 		h = &held{}
 	}
-	slices.SortFunc(h.gpus, func(a, b GPUHold) int {
-		if a.UUID < b.UUID {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(h.gpus, cmpHolds)
 	for i := 1; i < len(h.gpus); i++ {
-		if h.gpus[i].UUID == h.gpus[i-1].UUID {
+		if h.gpus[i].UUID == h.gpus[i-1].UUID && (h.gpus[i].VRAMMiB == 0 || h.gpus[i-1].VRAMMiB == 0) {
 			v.fail("GPU %s on %s is held by jobs %d and %d", h.gpus[i].UUID, n.Name, h.gpus[i-1].JobID, h.gpus[i].JobID)
 		}
 	}
 	if !slices.Equal(h.gpus, n.Held) {
 		v.fail("node %s says that its GPUs are held by %v, the jobs say %v", n.Name, n.Held, h.gpus)
+	}
+	v.claims(n)
+	if h.exclusive != n.Exclusive || h.exclusive != 0 && h.jobs > 1 {
+		v.fail("node %s says that job %d has it for itself, the jobs say %d, and there are %d", n.Name, n.Exclusive, h.exclusive, h.jobs)
 	}
 	if h.cpus != n.CPUsUsed || h.mem != n.MemUsedMiB {
 		v.fail("node %s counts %d CPUs and %d MiB in use, the jobs %d and %d", n.Name, n.CPUsUsed, n.MemUsedMiB, h.cpus, h.mem)
@@ -187,12 +198,14 @@ func (v *verifier) indexes() error {
 		v.total.add(hashServer(srv))
 	}
 	v.total.add(hashMessage(tagPolicy, s.meta.policy.proto))
+	v.linked()
+	v.ledger()
 	v.counts.Nodes, v.counts.Requests = s.nodes.Len(), s.requests.Len()
 	switch {
 	case v.counts != s.counts:
 		v.fail("the rows count %+v, the state says %+v", v.counts, s.counts)
-	case s.submits.Len() != s.jobs.Len():
-		v.fail("%d request ids of %d jobs", s.submits.Len(), s.jobs.Len())
+	case s.submits.Len() != s.jobs.Len()-v.links.elements:
+		v.fail("%d request ids of %d jobs, %d of them elements", s.submits.Len(), s.jobs.Len(), v.links.elements)
 	case s.pending.Len() != s.counts.Pending() || s.active.Len() != s.counts.Active() || s.live.Len() != v.live:
 		v.fail("indexes hold rows that are gone")
 	case s.busy.Len() != v.parts:

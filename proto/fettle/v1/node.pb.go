@@ -697,8 +697,10 @@ type Node struct {
 	LastContactMs int64         `protobuf:"varint,15,opt,name=last_contact_ms,json=lastContactMs,proto3" json:"last_contact_ms,omitempty"`
 	// From the leader's memory: UUIDs of GPUs that processes use which are no job's.
 	GpusBusyOutside []string `protobuf:"bytes,16,rep,name=gpus_busy_outside,json=gpusBusyOutside,proto3" json:"gpus_busy_outside,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The job that has the node for itself; 0 for none.
+	ExclusiveJob  uint64 `protobuf:"varint,17,opt,name=exclusive_job,json=exclusiveJob,proto3" json:"exclusive_job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -841,6 +843,13 @@ func (x *Node) GetGpusBusyOutside() []string {
 		return x.GpusBusyOutside
 	}
 	return nil
+}
+
+func (x *Node) GetExclusiveJob() uint64 {
+	if x != nil {
+		return x.ExclusiveJob
+	}
+	return 0
 }
 
 type GPUHolder struct {
@@ -1840,8 +1849,11 @@ type Prepare struct {
 	TimeLimitS   int64 `protobuf:"varint,12,opt,name=time_limit_s,json=timeLimitS,proto3" json:"time_limit_s,omitempty"`
 	// Attempts made before this one, for launchers that resume.
 	EarlierAttempts uint32 `protobuf:"varint,13,opt,name=earlier_attempts,json=earlierAttempts,proto3" json:"earlier_attempts,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Of an array's element: the array's number and the element's index.
+	ArrayJobId    uint64 `protobuf:"varint,50,opt,name=array_job_id,json=arrayJobId,proto3" json:"array_job_id,omitempty"`
+	ArrayIndex    uint32 `protobuf:"varint,51,opt,name=array_index,json=arrayIndex,proto3" json:"array_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Prepare) Reset() {
@@ -1961,6 +1973,20 @@ func (x *Prepare) GetTimeLimitS() int64 {
 func (x *Prepare) GetEarlierAttempts() uint32 {
 	if x != nil {
 		return x.EarlierAttempts
+	}
+	return 0
+}
+
+func (x *Prepare) GetArrayJobId() uint64 {
+	if x != nil {
+		return x.ArrayJobId
+	}
+	return 0
+}
+
+func (x *Prepare) GetArrayIndex() uint32 {
+	if x != nil {
+		return x.ArrayIndex
 	}
 	return 0
 }
@@ -2553,7 +2579,7 @@ const file_fettle_v1_node_proto_rawDesc = "" +
 	"\x06cgroup\x18\x02 \x01(\tR\x06cgroup\x12 \n" +
 	"\fruns_as_root\x18\x03 \x01(\bR\n" +
 	"runsAsRoot\x12\x18\n" +
-	"\amissing\x18\x04 \x03(\tR\amissing\"\xf2\x04\n" +
+	"\amissing\x18\x04 \x03(\tR\amissing\"\x97\x05\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x14.fettle.v1.NodeStateR\x05state\x12\x18\n" +
@@ -2573,7 +2599,8 @@ const file_fettle_v1_node_proto_rawDesc = "" +
 	"gpuHolders\x121\n" +
 	"\breadings\x18\x0e \x03(\v2\x15.fettle.v1.GPUReadingR\breadings\x12&\n" +
 	"\x0flast_contact_ms\x18\x0f \x01(\x03R\rlastContactMs\x12*\n" +
-	"\x11gpus_busy_outside\x18\x10 \x03(\tR\x0fgpusBusyOutside\"k\n" +
+	"\x11gpus_busy_outside\x18\x10 \x03(\tR\x0fgpusBusyOutside\x12#\n" +
+	"\rexclusive_job\x18\x11 \x01(\x04R\fexclusiveJob\"k\n" +
 	"\tGPUHolder\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\x04R\x05jobId\x12\x18\n" +
@@ -2641,7 +2668,7 @@ const file_fettle_v1_node_proto_rawDesc = "" +
 	"LeaseGrant\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12(\n" +
 	"\x10sent_boottime_ms\x18\x02 \x01(\x03R\x0esentBoottimeMs\x12\x15\n" +
-	"\x06ttl_ms\x18\x03 \x01(\x03R\x05ttlMs\"\xbf\x03\n" +
+	"\x06ttl_ms\x18\x03 \x01(\x03R\x05ttlMs\"\x82\x04\n" +
 	"\aPrepare\x12'\n" +
 	"\x03key\x18\x01 \x01(\v2\x15.fettle.v1.AttemptKeyR\x03key\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.fettle.v1.JobSpecR\x04spec\x12\x12\n" +
@@ -2661,7 +2688,11 @@ const file_fettle_v1_node_proto_rawDesc = "" +
 	"\x0efence_by_lease\x18\v \x01(\bR\ffenceByLease\x12 \n" +
 	"\ftime_limit_s\x18\f \x01(\x03R\n" +
 	"timeLimitS\x12)\n" +
-	"\x10earlier_attempts\x18\r \x01(\rR\x0fearlierAttempts\"N\n" +
+	"\x10earlier_attempts\x18\r \x01(\rR\x0fearlierAttempts\x12 \n" +
+	"\farray_job_id\x182 \x01(\x04R\n" +
+	"arrayJobId\x12\x1f\n" +
+	"\varray_index\x183 \x01(\rR\n" +
+	"arrayIndex\"N\n" +
 	"\n" +
 	"GangMember\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +

@@ -561,9 +561,11 @@ func (x *SubmitJobs) GetJobs() []*v1.JobSubmission {
 }
 
 type CancelJobs struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ids           []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
-	Elements      []*ArrayElement        `protobuf:"bytes,50,rep,name=elements,proto3" json:"elements,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Ids      []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	Elements []*ArrayElement        `protobuf:"bytes,50,rep,name=elements,proto3" json:"elements,omitempty"`
+	// Arrays of which only the elements are meant that have no row of their own.
+	Unstarted     []uint64 `protobuf:"varint,51,rep,packed,name=unstarted,proto3" json:"unstarted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -612,10 +614,19 @@ func (x *CancelJobs) GetElements() []*ArrayElement {
 	return nil
 }
 
+func (x *CancelJobs) GetUnstarted() []uint64 {
+	if x != nil {
+		return x.Unstarted
+	}
+	return nil
+}
+
 type HoldJobs struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ids           []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
-	Elements      []*ArrayElement        `protobuf:"bytes,50,rep,name=elements,proto3" json:"elements,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Ids      []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	Elements []*ArrayElement        `protobuf:"bytes,50,rep,name=elements,proto3" json:"elements,omitempty"`
+	// Arrays of which only the elements are meant that have no row of their own.
+	Unstarted     []uint64 `protobuf:"varint,51,rep,packed,name=unstarted,proto3" json:"unstarted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -664,10 +675,19 @@ func (x *HoldJobs) GetElements() []*ArrayElement {
 	return nil
 }
 
+func (x *HoldJobs) GetUnstarted() []uint64 {
+	if x != nil {
+		return x.Unstarted
+	}
+	return nil
+}
+
 type ReleaseJobs struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ids           []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
-	Elements      []*ArrayElement        `protobuf:"bytes,50,rep,name=elements,proto3" json:"elements,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Ids      []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	Elements []*ArrayElement        `protobuf:"bytes,50,rep,name=elements,proto3" json:"elements,omitempty"`
+	// Arrays of which only the elements are meant that have no row of their own.
+	Unstarted     []uint64 `protobuf:"varint,51,rep,packed,name=unstarted,proto3" json:"unstarted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -716,10 +736,19 @@ func (x *ReleaseJobs) GetElements() []*ArrayElement {
 	return nil
 }
 
+func (x *ReleaseJobs) GetUnstarted() []uint64 {
+	if x != nil {
+		return x.Unstarted
+	}
+	return nil
+}
+
 type RequeueJobs struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ids           []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
-	Elements      []*ArrayElement        `protobuf:"bytes,50,rep,name=elements,proto3" json:"elements,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Ids      []uint64               `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	Elements []*ArrayElement        `protobuf:"bytes,50,rep,name=elements,proto3" json:"elements,omitempty"`
+	// Arrays of which only the elements are meant that have no row of their own.
+	Unstarted     []uint64 `protobuf:"varint,51,rep,packed,name=unstarted,proto3" json:"unstarted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -764,6 +793,13 @@ func (x *RequeueJobs) GetIds() []uint64 {
 func (x *RequeueJobs) GetElements() []*ArrayElement {
 	if x != nil {
 		return x.Elements
+	}
+	return nil
+}
+
+func (x *RequeueJobs) GetUnstarted() []uint64 {
+	if x != nil {
+		return x.Unstarted
 	}
 	return nil
 }
@@ -875,7 +911,9 @@ type ApplyPlan struct {
 	// Preemptions come after the placements, and dropped claims before them.
 	Preemptions []*Preemption `protobuf:"bytes,60,rep,name=preemptions,proto3" json:"preemptions,omitempty"`
 	// Waiting jobs that no longer need the room that was made for them.
-	DropClaims    []uint64 `protobuf:"varint,61,rep,packed,name=drop_claims,json=dropClaims,proto3" json:"drop_claims,omitempty"`
+	DropClaims []uint64 `protobuf:"varint,61,rep,packed,name=drop_claims,json=dropClaims,proto3" json:"drop_claims,omitempty"`
+	// What its attempts hold goes into the ledger once they end. Plans of earlier versions do not ask for that.
+	Ledger        bool `protobuf:"varint,62,opt,name=ledger,proto3" json:"ledger,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -936,6 +974,13 @@ func (x *ApplyPlan) GetDropClaims() []uint64 {
 		return x.DropClaims
 	}
 	return nil
+}
+
+func (x *ApplyPlan) GetLedger() bool {
+	if x != nil {
+		return x.Ledger
+	}
+	return false
 }
 
 // Preemption ends running jobs to make room for a waiting one, which claims the room until it starts.
@@ -2494,8 +2539,11 @@ type RequestResult struct {
 	// Number of the entry's op in the oneof.
 	Op uint32 `protobuf:"varint,1,opt,name=op,proto3" json:"op,omitempty"`
 	// Per job, ascending: jobs that were done as they should, and those refused.
-	Done          []uint64   `protobuf:"varint,3,rep,packed,name=done,proto3" json:"done,omitempty"`
-	Refused       []*Refusal `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`
+	Done    []uint64   `protobuf:"varint,3,rep,packed,name=done,proto3" json:"done,omitempty"`
+	Refused []*Refusal `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`
+	// The same for elements of arrays, and for arrays of which only what had not started was meant.
+	DoneElements  []*ArrayElement `protobuf:"bytes,50,rep,name=done_elements,json=doneElements,proto3" json:"done_elements,omitempty"`
+	DoneUnstarted []uint64        `protobuf:"varint,51,rep,packed,name=done_unstarted,json=doneUnstarted,proto3" json:"done_unstarted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2551,14 +2599,31 @@ func (x *RequestResult) GetRefused() []*Refusal {
 	return nil
 }
 
+func (x *RequestResult) GetDoneElements() []*ArrayElement {
+	if x != nil {
+		return x.DoneElements
+	}
+	return nil
+}
+
+func (x *RequestResult) GetDoneUnstarted() []uint64 {
+	if x != nil {
+		return x.DoneUnstarted
+	}
+	return nil
+}
+
 // Refusal is model.FieldError on disk.
 type Refusal struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	JobId         uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	Kind          uint32                 `protobuf:"varint,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	Field         string                 `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
-	Problem       string                 `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
-	Remedy        string                 `protobuf:"bytes,5,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	JobId   uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Kind    uint32                 `protobuf:"varint,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Field   string                 `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
+	Problem string                 `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	Remedy  string                 `protobuf:"bytes,5,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	// Of an element of the array job_id; or of what had not started of it.
+	Index         *uint32 `protobuf:"varint,50,opt,name=index,proto3,oneof" json:"index,omitempty"`
+	Unstarted     bool    `protobuf:"varint,51,opt,name=unstarted,proto3" json:"unstarted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2626,6 +2691,20 @@ func (x *Refusal) GetRemedy() string {
 		return x.Remedy
 	}
 	return ""
+}
+
+func (x *Refusal) GetIndex() uint32 {
+	if x != nil && x.Index != nil {
+		return *x.Index
+	}
+	return 0
+}
+
+func (x *Refusal) GetUnstarted() bool {
+	if x != nil {
+		return x.Unstarted
+	}
+	return false
 }
 
 // UsageRecord is what a user has used in a project.
@@ -2869,26 +2948,30 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\x06system\x18\x05 \x01(\bR\x06system\":\n" +
 	"\n" +
 	"SubmitJobs\x12,\n" +
-	"\x04jobs\x18\x01 \x03(\v2\x18.fettle.v1.JobSubmissionR\x04jobs\"T\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x18.fettle.v1.JobSubmissionR\x04jobs\"r\n" +
 	"\n" +
 	"CancelJobs\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\x04R\x03ids\x124\n" +
-	"\belements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\belements\"R\n" +
+	"\belements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\belements\x12\x1c\n" +
+	"\tunstarted\x183 \x03(\x04R\tunstarted\"p\n" +
 	"\bHoldJobs\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\x04R\x03ids\x124\n" +
-	"\belements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\belements\"U\n" +
+	"\belements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\belements\x12\x1c\n" +
+	"\tunstarted\x183 \x03(\x04R\tunstarted\"s\n" +
 	"\vReleaseJobs\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\x04R\x03ids\x124\n" +
-	"\belements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\belements\"U\n" +
+	"\belements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\belements\x12\x1c\n" +
+	"\tunstarted\x183 \x03(\x04R\tunstarted\"s\n" +
 	"\vRequeueJobs\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\x04R\x03ids\x124\n" +
-	"\belements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\belements\";\n" +
+	"\belements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\belements\x12\x1c\n" +
+	"\tunstarted\x183 \x03(\x04R\tunstarted\";\n" +
 	"\fArrayElement\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\rR\x05index\"\x1e\n" +
 	"\n" +
 	"ExpireJobs\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\x04R\x03ids\"\xb1\x01\n" +
+	"\x03ids\x18\x01 \x03(\x04R\x03ids\"\xc9\x01\n" +
 	"\tApplyPlan\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x125\n" +
 	"\n" +
@@ -2896,7 +2979,8 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"placements\x128\n" +
 	"\vpreemptions\x18< \x03(\v2\x16.raftlog.v1.PreemptionR\vpreemptions\x12\x1f\n" +
 	"\vdrop_claims\x18= \x03(\x04R\n" +
-	"dropClaims\"\xa5\x01\n" +
+	"dropClaims\x12\x16\n" +
+	"\x06ledger\x18> \x01(\bR\x06ledger\"\xa5\x01\n" +
 	"\n" +
 	"Preemption\x12 \n" +
 	"\vbeneficiary\x18\x01 \x01(\x04R\vbeneficiary\x12,\n" +
@@ -3021,17 +3105,22 @@ const file_raftlog_v1_raftlog_proto_rawDesc = "" +
 	"\x05index\x18\x05 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06result\x18\x06 \x01(\fR\x06result\x12\x10\n" +
 	"\x03seq\x18\a \x01(\x04R\x03seq\x12\x16\n" +
-	"\x06weight\x18\b \x01(\rR\x06weight\"b\n" +
+	"\x06weight\x18\b \x01(\rR\x06weight\"\xc8\x01\n" +
 	"\rRequestResult\x12\x0e\n" +
 	"\x02op\x18\x01 \x01(\rR\x02op\x12\x12\n" +
 	"\x04done\x18\x03 \x03(\x04R\x04done\x12-\n" +
-	"\arefused\x18\x04 \x03(\v2\x13.raftlog.v1.RefusalR\arefused\"|\n" +
+	"\arefused\x18\x04 \x03(\v2\x13.raftlog.v1.RefusalR\arefused\x12=\n" +
+	"\rdone_elements\x182 \x03(\v2\x18.raftlog.v1.ArrayElementR\fdoneElements\x12%\n" +
+	"\x0edone_unstarted\x183 \x03(\x04R\rdoneUnstarted\"\xbf\x01\n" +
 	"\aRefusal\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\tR\x05field\x12\x18\n" +
 	"\aproblem\x18\x04 \x01(\tR\aproblem\x12\x16\n" +
-	"\x06remedy\x18\x05 \x01(\tR\x06remedy\"q\n" +
+	"\x06remedy\x18\x05 \x01(\tR\x06remedy\x12\x19\n" +
+	"\x05index\x182 \x01(\rH\x00R\x05index\x88\x01\x01\x12\x1c\n" +
+	"\tunstarted\x183 \x01(\bR\tunstartedB\b\n" +
+	"\x06_index\"q\n" +
 	"\vUsageRecord\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x15\n" +
@@ -3169,13 +3258,14 @@ var file_raftlog_v1_raftlog_proto_depIdxs = []int32{
 	12, // 52: raftlog.v1.JobRecord.claim:type_name -> raftlog.v1.Claim
 	49, // 53: raftlog.v1.NodeRecord.node:type_name -> fettle.v1.Node
 	31, // 54: raftlog.v1.RequestResult.refused:type_name -> raftlog.v1.Refusal
-	50, // 55: raftlog.v1.SpendRecord.kind:type_name -> fettle.v1.ScopeKind
-	34, // 56: raftlog.v1.SpendRecord.slots:type_name -> raftlog.v1.SpendSlot
-	57, // [57:57] is the sub-list for method output_type
-	57, // [57:57] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	7,  // 55: raftlog.v1.RequestResult.done_elements:type_name -> raftlog.v1.ArrayElement
+	50, // 56: raftlog.v1.SpendRecord.kind:type_name -> fettle.v1.ScopeKind
+	34, // 57: raftlog.v1.SpendRecord.slots:type_name -> raftlog.v1.SpendSlot
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_raftlog_v1_raftlog_proto_init() }
@@ -3219,6 +3309,7 @@ func file_raftlog_v1_raftlog_proto_init() {
 		(*SnapshotRecord_Spend)(nil),
 		(*SnapshotRecord_Reservation)(nil),
 	}
+	file_raftlog_v1_raftlog_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -1,0 +1,176 @@
+package fsm
+
+import (
+	"fmt"
+	"slices"
+
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/model"
+	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
+
+	"github.com/fettle-hpc/fettle/ctld/internal/state"
+)
+
+// dependOn looks at what a new job depends on. open are the dependencies that it has to wait for. never is why it can never
+// start, empty when it may: a job that is asked for too late is ended like one that waited, so that a chain of submits comes
+// out the same however fast its first job fails. Numbers are given out in order and only earlier jobs can be named, so
+// dependencies never run in a circle.
+func dependOn(t *state.Txn, a *raftlogv1.Actor, s *fettlev1.JobSpec) (open []*fettlev1.Dependency, never string, err *model.FieldError) {
+	met := false
+	for _, d := range s.GetDependencies() {
+		fate, why := model.Open, ""
+		if d.GetKind() == model.Singleton {
+			if t.FirstNamed(a.GetUid(), s.GetName()) == 0 {
+				fate = model.Met
+			}
+		} else if fate, why, err = fateAtSubmit(t, a, d); err != nil {
+			return nil, "", err
+		}
+		switch fate {
+		case model.Met:
+			met = true
+		case model.Never:
+			never = why
+		default:
+			open = append(open, d)
+		}
+	}
+	switch {
+	case !s.GetDependencyAny():
+		return open, never, nil
+	case met:
+		return nil, "", nil
+	case len(open) > 0:
+		return open, "", nil
+	}
+	return nil, never, nil
+}
+
+// fateAtSubmit judges one dependency of a new job.
+func fateAtSubmit(t *state.Txn, a *raftlogv1.Actor, d *fettlev1.Dependency) (model.Fate, string, *model.FieldError) {
+	refuse := func(kind model.Kind, problem, remedy string) (model.Fate, string, *model.FieldError) {
+		return model.Open, "", &model.FieldError{Kind: kind, Field: "dependency", Problem: model.DependencyText(d) + " " + problem, Remedy: remedy}
+	}
+	on := t.Job(d.GetJobId())
+	switch {
+	case on == nil:
+		return refuse(model.NotFound, "names a job that does not exist", "name one that fqueue shows")
+	case mayChange(a, on) != nil:
+		return refuse(model.Denied, "names another user's job", "depend on your own jobs, or ask an admin")
+	}
+	if d.Index != nil {
+		switch {
+		case !on.IsArray():
+			return refuse(model.Invalid, "names an element of a job that is no array", "name the job without _")
+		case !model.ArrayHas(on.Spec.GetArray().GetRanges(), d.GetIndex()):
+			return refuse(model.NotFound, "names an element that the array does not have", "it has "+model.ArrayText(on.Spec.GetArray()))
+		}
+		e := t.Element(on.ID, d.GetIndex())
+		if e == nil && !model.ArrayHas(on.Array.Left, d.GetIndex()) {
+			return refuse(model.NotFound, "names an element that is no longer on record", "depend on the whole array")
+		}
+		if e == nil {
+			return model.Open, "", nil
+		}
+		on = e
+	}
+	fate := model.FateOf(d.GetKind(), on.State, on.StartMS > 0)
+	return fate, neverText(d, on), nil
+}
+
+// neverText says why a dependency can never be met.
+func neverText(d *fettlev1.Dependency, on *state.Job) string {
+	return fmt.Sprintf("%s can never be met: it ended %s", model.DependencyText(d), model.StateName(on.State))
+}
+
+// tellDependents lets go or ends the jobs that wait for j, which has just started or ended.
+func (s *settler) tellDependents(j *state.Job) {
+	for _, id := range s.t.Dependents(j.ID, false, 0) {
+		s.judge(id, j, func(d *fettlev1.Dependency) bool { return d.Index == nil && d.GetJobId() == j.ID })
+	}
+	if !j.IsElement() {
+		return
+	}
+	for _, id := range s.t.Dependents(j.ArrayJobID, true, j.ArrayIndex) {
+		s.judge(id, j, func(d *fettlev1.Dependency) bool {
+			return d.Index != nil && d.GetJobId() == j.ArrayJobID && d.GetIndex() == j.ArrayIndex
+		})
+	}
+}
+
+// judge looks at those dependencies of a waiting job that are about another one.
+func (s *settler) judge(id uint64, on *state.Job, about func(*fettlev1.Dependency) bool) {
+	j := s.t.Job(id)
+	if j == nil || j.State != model.Pending || len(j.WaitingFor) == 0 {
+		return
+	}
+	anyOne := j.Spec.GetDependencyAny()
+	left := make([]*fettlev1.Dependency, 0, len(j.WaitingFor))
+	met, never := false, ""
+	for _, d := range j.WaitingFor {
+		fate := model.Open
+		if d.GetKind() != model.Singleton && about(d) {
+			fate = model.FateOf(d.GetKind(), on.State, on.StartMS > 0)
+		}
+		if bugDependencyReleasedByFailure && fate == model.Never {
+			fate = model.Met
+		}
+		switch fate {
+		case model.Open:
+			left = append(left, d)
+		case model.Met:
+			met = true
+		case model.Never:
+			never = neverText(d, on)
+		}
+	}
+	switch {
+	case anyOne && met:
+		s.waitFor(id, nil)
+	case never != "" && (!anyOne || len(left) == 0):
+		s.queue = append(s.queue, turnFrom(j, id))
+		endUnstarted(s.t, id, fettlev1.Reason_REASON_DEPENDENCY_NEVER, never)
+	case len(left) < len(j.WaitingFor):
+		s.waitFor(id, left)
+	}
+}
+
+// waitFor replaces what a job waits for, and lets it go when that is nothing.
+func (s *settler) waitFor(id uint64, left []*fettlev1.Dependency) {
+	j := s.t.EditJob(id)
+	if j.WaitingFor = left; len(left) == 0 {
+		j.WaitingFor = nil
+		wait(j, s.t.NowMS())
+	}
+}
+
+func isSingleton(d *fettlev1.Dependency) bool { return d.GetKind() == model.Singleton }
+
+// letFirst lets go the first unfinished job of a name, if all that it waits for is to be the first.
+func (s *settler) letFirst(k ownedName) {
+	j := s.t.Job(s.t.FirstNamed(k.uid, k.name))
+	if j == nil || j.State != model.Pending {
+		return
+	}
+	s.dropSingleton(j)
+	if !j.IsArray() {
+		return
+	}
+	// Elements that were held or cancelled one by one wait as their array did.
+	for _, id := range s.t.Elements(j.ID) {
+		if e := s.t.Job(id); e != nil && e.State == model.Pending {
+			s.dropSingleton(e)
+		}
+	}
+}
+
+func (s *settler) dropSingleton(j *state.Job) {
+	if !slices.ContainsFunc(j.WaitingFor, isSingleton) {
+		return
+	}
+	if j.Spec.GetDependencyAny() {
+		s.waitFor(j.ID, nil)
+		return
+	}
+	s.waitFor(j.ID, slices.DeleteFunc(slices.Clone(j.WaitingFor), isSingleton))
+}
