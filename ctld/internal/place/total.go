@@ -128,10 +128,13 @@ func (q *query) fill(musts []candidate, list []*leaf) ([]candidate, bool) {
 	return append(got, last), ok
 }
 
-// rest finds the node for the cards that are left, fewer than any node gave: on a switch that is touched already where possible.
+// rest finds one more node for the cards that are left: on a switch that is touched already where possible.
 func (q *query) rest(got []candidate, list []*leaf, left int) (last candidate, found bool) {
 	touched := func(l *leaf) bool {
 		return slices.ContainsFunc(got, func(f candidate) bool { return f.rec.leaf == l })
+	}
+	taken := func(rec *record) bool {
+		return slices.ContainsFunc(got, func(f candidate) bool { return f.rec == rec })
 	}
 	for _, near := range []bool{true, false} {
 		for _, l := range list {
@@ -152,7 +155,7 @@ func (q *query) rest(got []candidate, list []*leaf, left int) (last candidate, f
 					}
 					of, same = f.rec.class, &o
 				}
-				if f.offer = same; !found || f.compare(&last) < 0 {
+				if f.offer = same; (!found || f.compare(&last) < 0) && !taken(f.rec) {
 					last, found = f, true
 				}
 			}
