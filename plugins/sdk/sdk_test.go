@@ -211,6 +211,85 @@ func TestScheduling(t *testing.T) {
 	}
 }
 
+// explaining is a policy that explains too.
+type explaining struct{ testPolicy }
+
+func (*explaining) Explain(_ context.Context, req *pluginv1.ExplainRequest) (*pluginv1.ExplainResponse, error) {
+	if req.GetJobs().GetNowMs() < 0 {
+		return nil, errors.New("no")
+	}
+	return &pluginv1.ExplainResponse{BoundMs: int64(len(req.GetJobs().GetJobId()))}, nil
+}
+
+// TestExplain: served when the policy can, and Unimplemented when it cannot.
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	p := &explaining{}
+	kind := pluginv1.PluginKind_PLUGIN_KIND_SCHEDULING
+	can := pluginv1.NewSchedulingPolicyServiceClient(serveTest(t, &service{info: Info{Name: "a", Version: "1"}, kind: kind, scheduling: p}))
+	cannot := pluginv1.NewSchedulingPolicyServiceClient(serveTest(t, &service{info: Info{Name: "a", Version: "1"}, kind: kind, scheduling: &p.testPolicy}))
+	req := &pluginv1.ExplainRequest{Jobs: &pluginv1.ScoreRequest{JobId: []uint64{1, 2}}}
+	if resp, err := can.Explain(t.Context(), req); err != nil || resp.GetBoundMs() != 2 {
+		t.Errorf("explained %v, %v", resp, err)
+	}
+	if _, err := cannot.Explain(t.Context(), req); status.Code(err) != codes.Unimplemented {
+		t.Errorf("a policy that does not explain answers %v, want Unimplemented", err)
+	}
+	for code, jobs := range map[codes.Code]*pluginv1.ScoreRequest{
+		codes.Internal: {NowMs: -1}, codes.InvalidArgument: {JobId: []uint64{1}, Account: []uint32{0}},
+	} {
+		if _, err := can.Explain(t.Context(), &pluginv1.ExplainRequest{Jobs: jobs}); status.Code(err) != code {
+			t.Errorf("%v answers %v, want %v", jobs, err, code)
+		}
+	}
+}
+
+// testVictims answers the number of candidates as the job to help.
+type testVictims struct{ testPolicy }
+
+func (*testVictims) SelectVictims(_ context.Context, req *pluginv1.SelectVictimsRequest) (*pluginv1.SelectVictimsResponse, error) {
+	if len(req.GetJobs()) == 0 {
+		return nil, errors.New("nobody")
+	}
+	return &pluginv1.SelectVictimsResponse{Selections: []*pluginv1.Selection{{JobId: uint64(len(req.GetCandidates()))}}}, nil
+}
+
+func TestPreemption(t *testing.T) {
+	t.Parallel()
+	p := &testVictims{}
+	s := &service{info: Info{Name: "preempt-x", Version: "1"}, kind: pluginv1.PluginKind_PLUGIN_KIND_PREEMPTION, configure: p.Configure, preemption: p}
+	conn := serveTest(t, s)
+	client := pluginv1.NewPreemptionPolicyServiceClient(conn)
+	info, err := pluginv1.NewPluginServiceClient(conn).Info(t.Context(), &pluginv1.InfoRequest{})
+	if err != nil || info.GetKind() != s.kind {
+		t.Errorf("info %v, %v", info, err)
+	}
+	good := &pluginv1.SelectVictimsRequest{
+		Nodes:      []string{"n"},
+		Candidates: []*pluginv1.Candidate{{JobId: 1, Holds: []*pluginv1.Holding{{Node: 0}}}},
+		Jobs:       []*pluginv1.BlockedJob{{JobId: 2, Candidates: []uint32{0}, Needs: []*pluginv1.Need{{Places: []*pluginv1.Place{{Node: 0}}}}}},
+	}
+	if resp, err := client.SelectVictims(t.Context(), good); err != nil || resp.GetSelections()[0].GetJobId() != 1 {
+		t.Errorf("answer %v, %v", resp, err)
+	}
+	if _, err := client.SelectVictims(t.Context(), &pluginv1.SelectVictimsRequest{}); status.Code(err) != codes.Internal {
+		t.Errorf("an error answers %v, want Internal", err)
+	}
+	for want, bad := range map[string]*pluginv1.SelectVictimsRequest{
+		"a candidate of job 2 is number 1 of 1": {Candidates: good.Candidates[:1], Nodes: good.Nodes, Jobs: []*pluginv1.BlockedJob{{JobId: 2, Candidates: []uint32{1}}}},
+		"a place of job 2 is on node number 0":  {Candidates: nil, Jobs: []*pluginv1.BlockedJob{{JobId: 2, Needs: good.Jobs[0].Needs}}},
+		"job 1 holds part of node number 0":     {Candidates: good.Candidates},
+	} {
+		if _, err := client.SelectVictims(t.Context(), bad); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want InvalidArgument: %s", err, want)
+		}
+	}
+	_, err = pluginv1.NewSchedulingPolicyServiceClient(conn).Score(t.Context(), &pluginv1.ScoreRequest{})
+	if status.Code(err) != codes.Unimplemented {
+		t.Errorf("a preemption policy answers Score with %v, want Unimplemented", err)
+	}
+}
+
 func TestLauncher(t *testing.T) {
 	t.Parallel()
 	l := &testLauncher{}

@@ -41,6 +41,51 @@ func TestScoreFollowsThePolicy(t *testing.T) {
 	}
 }
 
+// TestColumns: what a request says in columns and numbers reaches the policy, and what it leaves out is nothing.
+func TestColumns(t *testing.T) {
+	t.Parallel()
+	m := newMultifactor()
+	if err := m.Configure(t.Context(), map[string]string{"partition.debug": "2h"}); err != nil {
+		t.Fatal(err)
+	}
+	account := &policy.Account{Levels: []policy.Level{{Name: "lab", Usage: policy.One / 2, Share: policy.One / 4}}}
+	jobs := []policy.Job{
+		{ID: 1, Priority: 5, Size: 8, EstimateS: 9000, Partition: "debug", Project: "lab", User: "ann", Account: account},
+		{ID: 2, Priority: 5, Size: 1, RemainingS: 60, Partition: "gpu", Project: "thesis", User: "bob", Running: true},
+		{ID: 3, Priority: 5, Size: 1, RunS: 7200, Partition: "debug", Project: "lab", User: "bob", Account: &policy.Account{}},
+	}
+	req := request(1, 0, jobs...)
+	req.Users, req.User = []string{"ann", "bob"}, []uint32{0, 1, 1}
+	req.Projects, req.Project = []string{"lab", "thesis"}, []uint32{0, 1, 0}
+	req.Partitions, req.Partition = []string{"debug", "gpu"}, []uint32{0, 1, 0}
+	req.Accounts = []*pluginv1.Account{{}, {Levels: []*pluginv1.ShareLevel{{Name: "lab", Usage: policy.One / 2, Share: policy.One / 4}}}}
+	req.Account = []uint32{1, 0, 0}
+	req.EstimateS, req.RemainingS, req.RunS, req.Running = []int64{9000, 0, 0}, []int64{0, 60, 0}, []int64{0, 0, 7200}, []bool{false, true, false}
+	params, err := policy.ParseSettings(map[string]string{"partition.debug": "2h"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := m.Score(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	why, err := m.Explain(t.Context(), &pluginv1.ExplainRequest{Jobs: req})
+	if err != nil || why.GetBoundMs() != params.BoundMS() {
+		t.Fatalf("explained as %v, %v; want D = %d", why, err, params.BoundMS())
+	}
+	for i, j := range jobs {
+		want, e := params.ScoreJob(j), why.GetJobs()[i]
+		if resp.GetScore()[i] != want || e.GetScore() != want || e.GetJobId() != j.ID {
+			t.Errorf("job %d scores %d, explained %v; want %d", j.ID, resp.GetScore()[i], e, want)
+		}
+		for k, term := range params.Terms(j) {
+			if got := e.GetTerms()[k]; got.GetName() != term.Name || got.GetMs() != term.MS || got.GetInputs() != term.Inputs {
+				t.Errorf("job %d: term %v, want %v", j.ID, got, term)
+			}
+		}
+	}
+}
+
 func TestGenerations(t *testing.T) {
 	t.Parallel()
 	m := newMultifactor()
@@ -79,5 +124,8 @@ func TestRefusals(t *testing.T) {
 	req.Size = nil
 	if _, err := m.Score(t.Context(), req); err == nil {
 		t.Error("a request without sizes passes")
+	}
+	if _, err := m.Explain(t.Context(), &pluginv1.ExplainRequest{Jobs: req}); err == nil {
+		t.Error("an explanation without sizes passes")
 	}
 }
