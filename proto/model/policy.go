@@ -48,9 +48,15 @@ func ValidatePolicy(p *fettlev1.ClusterPolicy) *FieldError {
 		if err := checkPartitionTimes(field, part); err != nil {
 			return err
 		}
+		if err := checkPreempt(field, part); err != nil {
+			return err
+		}
 	}
 	if n := proto.Size(p); n > MaxSpecBytes {
 		return invalid("policy", "is larger than "+strconv.Itoa(MaxSpecBytes)+" bytes in all", "use shorter node lists")
+	}
+	if err := checkTenancy(p); err != nil {
+		return err
 	}
 	return checkScheduling(p.GetScheduling())
 }

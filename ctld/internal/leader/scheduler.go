@@ -174,7 +174,7 @@ func (s *Scheduler) cycle(ctx context.Context, term uint64, ch *changes) time.Du
 	if len(plan.Placements) == 0 {
 		return next
 	}
-	res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: term, Placements: plan.Placements}}})
+	res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: term, Placements: plan.Placements, Ledger: true}}})
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
 			s.cfg.Logger.Warn("plan not committed", "placements", len(plan.Placements), "err", err)

@@ -97,7 +97,7 @@ func (m *Machine) ordersFor(c *conn, j *state.Job, snap *state.Snapshot) []Outpu
 			give(orderStart, func() Output { return m.start(c, j, at) })
 		}
 	case fettlev1.JobState_JOB_STATE_COMPLETING, fettlev1.JobState_JOB_STATE_FENCING:
-		give(orderKill, func() Output { return m.kill(c, keyOf(j, at), j.Spec.GetKillGraceS()*1000, 0) })
+		give(orderKill, func() Output { return m.kill(c, keyOf(j, at), j.StopGraceMS(), 0) })
 	default:
 		return nil
 	}

@@ -24,6 +24,7 @@ func fullLinks(j *Job) {
 func plainJob() *Job {
 	j := fullJob()
 	j.ArrayJobID, j.ArrayIndex, j.Array = 0, 0, nil
+	j.Claim = nil
 	return j
 }
 

@@ -19,6 +19,7 @@ func fullJob() *Job {
 		CancelRequested: true, RequeueRequested: true, EndReason: 12, ExitCode: 13, FirstBad: 1, RequestID: "r", SubmitHash: [32]byte{1}, ModifiedIndex: 14,
 	}
 	fullLinks(j)
+	fullTenant(j)
 	j.Attempts = []*fettlev1.Attempt{{Number: 10, Nodes: []*fettlev1.NodeAllocation{{Node: "n", Cpus: 10, MemMib: 11, GpuUuids: []string{"GPU-0"}}}}}
 	return j
 }

@@ -1279,7 +1279,8 @@ type NodeAllocation struct {
 	Started  bool  `protobuf:"varint,7,opt,name=started,proto3" json:"started,omitempty"`
 	// Of each of gpu_uuids in MiB; 0 means the whole GPU.
 	VramMib int64 `protobuf:"varint,8,opt,name=vram_mib,json=vramMib,proto3" json:"vram_mib,omitempty"`
-	// What gpu_uuids count in limits and usage, in thousandths of a GPU, when they are shares; filled by the log.
+	// What gpu_uuids count in limits and usage, in thousandths of a GPU; filled by the log. 0 in attempts that the ledger does
+	// not know: whole GPUs then.
 	GpuMilli      uint32 `protobuf:"varint,9,opt,name=gpu_milli,json=gpuMilli,proto3" json:"gpu_milli,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
