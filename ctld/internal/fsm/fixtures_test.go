@@ -110,6 +110,7 @@ func scenario() []step {
 		{"submit_refused", submit("req-3", &fettlev1.JobSpec{Priority: 42})},
 		{"update_node", nodeAction("n2", removeAction, "")},
 	}
+	steps = append(steps, linkSteps(t0+int64(len(steps))*1000)...)
 	for i := range steps {
 		steps[i].entry.NowMs = t0 + int64(i)*1000
 	}
