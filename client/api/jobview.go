@@ -11,24 +11,65 @@ import (
 
 // JobView decodes encoded jobs into one and the same Job, again and again, without allocating. Read are all plain fields
 // of Job; of its spec all but the nodelists, devices, environment, script, arguments, config and overrides; the newest
-// attempt with the names of its nodes; and the progress. The rest is left empty. Strings point into the bytes that were
+// attempt with its nodes' names and GPUs; and the progress. The rest is left empty. Strings point into the bytes that were
 // decoded. The zero value is ready for use.
 type JobView struct {
-	job      fettlev1.Job
-	spec     fettlev1.JobSpec
-	gpus     fettlev1.GPURequest
-	attempt  fettlev1.Attempt
-	attempts [1]*fettlev1.Attempt
-	progress fettlev1.Progress
-	nodes    []*fettlev1.NodeAllocation
-	retries  uint32
-	floats   [3]float64
+	job          fettlev1.Job
+	spec         fettlev1.JobSpec
+	gpus, total  fettlev1.GPURequest
+	alternatives pool[fettlev1.GPURequest]
+	array, left  arrayView
+	depends      dependView
+	waits        dependView
+	counts       fettlev1.ArrayCounts
+	attempt      fettlev1.Attempt
+	attempts     [1]*fettlev1.Attempt
+	progress     fettlev1.Progress
+	nodes        pool[fettlev1.NodeAllocation]
+	retries      uint32
+	floats       [3]float64
+}
+
+// pool lends messages of a repeated field, again and again the same ones.
+type pool[T any] struct {
+	all  []*T
+	used int
+}
+
+// next is one more message; what it held before is still in it.
+func (p *pool[T]) next() *T {
+	if p.used == len(p.all) {
+		p.all = append(p.all, new(T))
+	}
+	p.used++
+	return p.all[p.used-1]
+}
+
+// lent are the messages since used was last set to 0; nil when there are none.
+func (p *pool[T]) lent() []*T {
+	if p.used == 0 {
+		return nil
+	}
+	return p.all[:p.used:p.used]
+}
+
+// arrayView holds an array's element numbers.
+type arrayView struct {
+	spec   fettlev1.ArraySpec
+	ranges pool[fettlev1.ArrayRange]
+}
+
+// dependView holds a list of dependencies.
+type dependView struct {
+	list    pool[fettlev1.Dependency]
+	indexes []*uint32
 }
 
 // Decode reads a job. What it returned before is overwritten.
 func (v *JobView) Decode(b []byte) (*fettlev1.Job, error) {
 	j := &v.job
 	clearJob(j)
+	v.waits.list.used = 0
 	err := eachField(b, func(num protowire.Number, val uint64, raw []byte) error {
 		switch num {
 		case 1:
@@ -77,12 +118,29 @@ func (v *JobView) Decode(b []byte) (*fettlev1.Job, error) {
 			j.RequestId = text(raw)
 		case 21:
 			j.ModifiedIndex = val
+		case 22:
+			j.ArrayJobId = val
+		case 23:
+			j.ArrayIndex = uint32(val)
+		case 24:
+			j.ArrayLeft = &v.left.spec
+			return v.left.decode(raw)
+		case 25:
+			j.PreemptedCount = uint32(val)
+		case 26:
+			j.PredictedStartMs = int64(val)
+		case 27:
+			j.ArrayCounts = &v.counts
+			return v.decodeCounts(raw)
+		case 28:
+			return v.waits.decode(raw)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	j.WaitingFor = v.waits.list.lent()
 	return j, nil
 }
 
@@ -91,6 +149,7 @@ func clearJob(j *fettlev1.Job) {
 	j.Id, j.Spec, j.User, j.Uid, j.Gid, j.State, j.Reason, j.Detail = 0, nil, "", 0, 0, 0, 0, ""
 	j.SubmitMs, j.EligibleMs, j.StartMs, j.EndMs, j.Attempts, j.Attempt, j.Failures = 0, 0, 0, 0, nil, 0, 0
 	j.Held, j.CancelRequested, j.ExitCode, j.Progress, j.RequestId, j.ModifiedIndex = false, false, 0, nil, "", 0
+	j.ArrayJobId, j.ArrayIndex, j.ArrayLeft, j.PreemptedCount, j.PredictedStartMs, j.ArrayCounts, j.WaitingFor = 0, 0, nil, 0, 0, nil, nil
 }
 
 func (v *JobView) decodeSpec(b []byte) error {
@@ -99,7 +158,10 @@ func (v *JobView) decodeSpec(b []byte) error {
 	s.Nodes, s.GpusPerNode, s.CpusPerNode, s.MemMibPerNode, s.TimeLimitS, s.BeginMs = 0, nil, 0, 0, 0, 0
 	s.Hold, s.NoRequeue, s.Retries, s.KillGraceS, s.WorkDir, s.StdoutPath, s.StderrPath = false, false, nil, 0, "", "", ""
 	s.TruncateOutput, s.ConfigPath = false, ""
-	return eachField(b, func(num protowire.Number, val uint64, raw []byte) error {
+	s.GpuAlternatives, s.GpusTotal, s.VramMib, s.Exclusive, s.Constraint, s.Array, s.Dependencies = nil, nil, 0, false, "", nil, nil
+	s.DependencyAny, s.DeadlineMs, s.Preempt, s.NoPreemptible, s.Reservation, s.EstimatedRunS = false, 0, false, false, "", 0
+	v.alternatives.used, v.depends.list.used = 0, 0
+	err := eachField(b, func(num protowire.Number, val uint64, raw []byte) error {
 		switch num {
 		case 1:
 			s.Name = text(raw)
@@ -117,20 +179,16 @@ func (v *JobView) decodeSpec(b []byte) error {
 			s.Nodes = uint32(val)
 		case 11:
 			s.GpusPerNode = &v.gpus
-			v.gpus.Type, v.gpus.Count = "", 0
-			return eachField(raw, func(num protowire.Number, val uint64, raw []byte) error {
-				switch num {
-				case 1:
-					v.gpus.Type = text(raw)
-				case 2:
-					v.gpus.Count = uint32(val)
-				}
-				return nil
-			})
+			return decodeGPUs(&v.gpus, raw)
 		case 12:
 			s.CpusPerNode = uint32(val)
 		case 13:
 			s.MemMibPerNode = int64(val)
+		case 18:
+			return decodeGPUs(v.alternatives.next(), raw)
+		case 19:
+			s.GpusTotal = &v.total
+			return decodeGPUs(&v.total, raw)
 		case 20:
 			s.TimeLimitS = int64(val)
 		case 21:
@@ -154,6 +212,113 @@ func (v *JobView) decodeSpec(b []byte) error {
 			s.TruncateOutput = val != 0
 		case 43:
 			s.ConfigPath = text(raw)
+		case 45:
+			s.VramMib = int64(val)
+		case 46:
+			s.Exclusive = val != 0
+		case 47:
+			s.Constraint = text(raw)
+		case 48:
+			s.Array = &v.array.spec
+			return v.array.decode(raw)
+		case 49:
+			return v.depends.decode(raw)
+		case 50:
+			s.DependencyAny = val != 0
+		case 51:
+			s.DeadlineMs = int64(val)
+		case 52:
+			s.Preempt = val != 0
+		case 53:
+			s.NoPreemptible = val != 0
+		case 54:
+			s.Reservation = text(raw)
+		case 55:
+			s.EstimatedRunS = int64(val)
+		}
+		return nil
+	})
+	s.GpuAlternatives, s.Dependencies = v.alternatives.lent(), v.depends.list.lent()
+	return err
+}
+
+func decodeGPUs(g *fettlev1.GPURequest, b []byte) error {
+	g.Type, g.Count = "", 0
+	return eachField(b, func(num protowire.Number, val uint64, raw []byte) error {
+		switch num {
+		case 1:
+			g.Type = text(raw)
+		case 2:
+			g.Count = uint32(val)
+		}
+		return nil
+	})
+}
+
+func (v *arrayView) decode(b []byte) error {
+	v.spec.MaxRunning, v.ranges.used = 0, 0
+	err := eachField(b, func(num protowire.Number, val uint64, raw []byte) error {
+		switch num {
+		case 1:
+			r := v.ranges.next()
+			r.First, r.Last, r.Step = 0, 0, 0
+			return eachField(raw, func(num protowire.Number, val uint64, _ []byte) error {
+				switch num {
+				case 1:
+					r.First = uint32(val)
+				case 2:
+					r.Last = uint32(val)
+				case 3:
+					r.Step = uint32(val)
+				}
+				return nil
+			})
+		case 2:
+			v.spec.MaxRunning = uint32(val)
+		}
+		return nil
+	})
+	v.spec.Ranges = v.ranges.lent()
+	return err
+}
+
+// decode reads one more dependency.
+func (v *dependView) decode(b []byte) error {
+	d := v.list.next()
+	d.Kind, d.JobId, d.Index = 0, 0, nil
+	for len(v.indexes) < v.list.used {
+		v.indexes = append(v.indexes, new(uint32))
+	}
+	index := v.indexes[v.list.used-1]
+	return eachField(b, func(num protowire.Number, val uint64, _ []byte) error {
+		switch num {
+		case 1:
+			d.Kind = fettlev1.DependencyKind(val)
+		case 2:
+			d.JobId = val
+		case 3:
+			*index = uint32(val)
+			d.Index = index
+		}
+		return nil
+	})
+}
+
+func (v *JobView) decodeCounts(b []byte) error {
+	c := &v.counts
+	c.Pending, c.Active, c.Completed, c.Failed, c.Cancelled = 0, 0, 0, 0, 0
+	return eachField(b, func(num protowire.Number, val uint64, _ []byte) error {
+		switch num {
+		case 1:
+			c.Pending = uint32(val)
+		case 2:
+			c.Active = uint32(val)
+		case 3:
+			c.Completed = uint32(val)
+		case 4:
+			c.Failed = uint32(val)
+		case 5:
+			c.Cancelled = uint32(val)
 		}
 		return nil
 	})
@@ -162,7 +327,8 @@ func (v *JobView) decodeSpec(b []byte) error {
 func (v *JobView) decodeAttempt(b []byte) error {
 	a := &v.attempt
 	a.Number, a.Fence, a.DispatchMs, a.StartMs, a.EndMs, a.Outcome, a.Reason, a.Detail = 0, 0, 0, 0, 0, 0, 0, ""
-	used := 0
+	a.PreemptedBy, a.LostGpuS = 0, 0
+	v.nodes.used = 0
 	err := eachField(b, func(num protowire.Number, val uint64, raw []byte) error {
 		switch num {
 		case 1:
@@ -176,15 +342,16 @@ func (v *JobView) decodeAttempt(b []byte) error {
 		case 5:
 			a.EndMs = int64(val)
 		case 6:
-			if used == len(v.nodes) {
-				v.nodes = append(v.nodes, &fettlev1.NodeAllocation{})
-			}
-			n := v.nodes[used]
-			used++
-			n.Node = ""
-			return eachField(raw, func(num protowire.Number, _ uint64, raw []byte) error {
-				if num == 1 {
+			n := v.nodes.next()
+			n.Node, n.GpuUuids, n.VramMib = "", n.GpuUuids[:0], 0
+			return eachField(raw, func(num protowire.Number, val uint64, raw []byte) error {
+				switch num {
+				case 1:
 					n.Node = text(raw)
+				case 2:
+					n.GpuUuids = append(n.GpuUuids, text(raw))
+				case 8:
+					n.VramMib = int64(val)
 				}
 				return nil
 			})
@@ -194,10 +361,14 @@ func (v *JobView) decodeAttempt(b []byte) error {
 			a.Reason = fettlev1.Reason(val)
 		case 9:
 			a.Detail = text(raw)
+		case 20:
+			a.PreemptedBy = val
+		case 21:
+			a.LostGpuS = int64(val)
 		}
 		return nil
 	})
-	a.Nodes = v.nodes[:used]
+	a.Nodes = v.nodes.lent()
 	return err
 }
 

@@ -75,7 +75,7 @@ func viewed(j *fettlev1.Job) *fettlev1.Job {
 	}
 	for _, a := range j.GetAttempts() {
 		for i, n := range a.GetNodes() {
-			a.Nodes[i] = &fettlev1.NodeAllocation{Node: n.GetNode()}
+			a.Nodes[i] = &fettlev1.NodeAllocation{Node: n.GetNode(), GpuUuids: n.GetGpuUuids(), VramMib: n.GetVramMib()}
 		}
 	}
 	return j
