@@ -160,7 +160,7 @@ func part(s *fettlev1.JobSpec, node string, gpus ...int) *fettlev1.NodeAllocatio
 }
 
 func (r *rig) planOp(ps ...*raftlogv1.Placement) *raftlogv1.Entry {
-	return &raftlogv1.Entry{Actor: system, Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: r.term, Placements: ps}}}
+	return &raftlogv1.Entry{Actor: system, Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: r.term, Placements: ps, Ledger: true}}}
 }
 
 // dispatch places a job and returns the attempt's key.
