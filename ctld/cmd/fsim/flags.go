@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,7 +11,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/fsim"
-	"github.com/fettle-hpc/fettle/ctld/internal/fsim/reference"
 	"github.com/fettle-hpc/fettle/ctld/internal/fsim/report"
 	"github.com/fettle-hpc/fettle/ctld/internal/fsim/trace"
 )
@@ -24,15 +22,11 @@ scheduler in simulated time and prints completion and waiting times, utilisation
   fsim --trace philly.csv --policy multifactor --set size_weight=168h --html report.html
   fsim --trace philly.csv --model reference --policy easy-limit --schedule starts.csv`
 
-const compareDescription = `Every --policy is one column of the table. Settings of a policy follow its name after a colon:
+const compareDescription = `Every --policy is one column of the table. Settings follow the name after a colon; those of the simulation itself are
+the options --depth, --limits and so on with "sim." before their names:
 
-  fsim compare --trace philly.csv --policy fifo --policy multifactor:size_weight=168h --policy ./my-plugin --repeat 5`
-
-// Models.
-const (
-	modelFettle    = "fettle"
-	modelReference = "reference"
-)
+  fsim compare --trace philly.csv --policy fifo --policy multifactor:size_weight=48h --policy ./my-plugin --repeat 5
+  fsim compare --trace philly.csv --policy multifactor --policy multifactor:sim.progress=10%,sim.limits=none`
 
 func simulateFlags(compare bool) []cli.Flag {
 	flags := []cli.Flag{
@@ -40,8 +34,7 @@ func simulateFlags(compare bool) []cli.Flag {
 		&cli.StringFlag{Name: "cluster", Usage: "list of nodes, `FILE`; by default the trace's name with .cluster.csv for .csv"},
 		&cli.StringSliceFlag{Name: "policy", Usage: "policy by `NAME` (see fsim policies) or the path of a plugin"},
 		&cli.StringSliceFlag{Name: "set", Usage: "setting of the policy, `KEY=VALUE`; may be repeated"},
-		&cli.StringFlag{Name: "model", Value: modelReference, Usage: "`MODEL` of the scheduler: " + modelReference},
-		&cli.StringFlag{Name: "limits", Value: string(trace.LimitsFilled), Usage: "time limits: the log's own with synthetic ones where it has none (synthetic), its own only (own), or none, `SOURCE`"},
+		&cli.StringFlag{Name: "model", Value: modelFettle, Usage: "`MODEL`: fettle's own planner (fettle) or the small reference model (reference)"},
 		&cli.IntFlag{Name: "repeat", Usage: "simulate `N` slightly perturbed copies and give mean ± standard deviation"},
 		&cli.IntFlag{Name: "parallel", Value: runtime.GOMAXPROCS(0), Usage: "run `N` simulations at once"},
 		&cli.BoolFlag{Name: "srsf", Usage: "add the yardstick: least remaining service first, durations known, stopping and moving free"},
@@ -49,15 +42,17 @@ func simulateFlags(compare bool) []cli.Flag {
 		&cli.StringFlag{Name: "html", Usage: "write a page with plots to `FILE` too"},
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress bar"},
 	}
+	for _, o := range simOptions {
+		if o.flag {
+			flags = append(flags, &cli.BoolFlag{Name: o.name, Usage: o.usage})
+		} else {
+			flags = append(flags, &cli.StringFlag{Name: o.name, Value: o.standard, Usage: o.usage})
+		}
+	}
 	if !compare {
 		flags = append(flags, &cli.StringFlag{Name: "schedule", Usage: "write each job's start and end (of the first copy) as CSV to `FILE` too"})
 	}
 	return flags
-}
-
-func listPolicies(c *cli.Context) error {
-	_, err := fmt.Fprintf(c.App.Writer, "--model %s\n  %s\n", modelReference, strings.Join(reference.Policies, "\n  "))
-	return err
 }
 
 // simulate reads what the flags name, runs the simulations and writes what they found.
@@ -133,62 +128,4 @@ func workload(c *cli.Context) (fsim.Workload, error) {
 		return fsim.Workload{}, err
 	}
 	return fsim.Workload{Name: strings.TrimSuffix(filepath.Base(path), ".csv"), Jobs: jobs, Nodes: nodes}, nil
-}
-
-// contenders are the policies that the flags name.
-func contenders(c *cli.Context, compare bool) ([]fsim.Contender, error) {
-	model := c.String("model")
-	if model != modelReference {
-		return nil, usagef("--model %q: unknown; use %s", model, modelReference)
-	}
-	limits, err := trace.ParseLimits(c.String("limits"))
-	if err != nil {
-		return nil, usagef("--limits %w", err)
-	}
-	shared, err := settings(c.StringSlice("set"))
-	if err != nil {
-		return nil, usagef("--set %w", err)
-	}
-	specs := c.StringSlice("policy")
-	switch {
-	case len(specs) == 0 && compare:
-		return nil, usagef("--policy: missing; name at least two")
-	case len(specs) == 0:
-		specs = []string{"easy-limit"}
-	case len(specs) > 1 && !compare:
-		return nil, usagef("--policy: given %d times; fsim compare takes several", len(specs))
-	}
-	var out []fsim.Contender
-	for _, spec := range specs {
-		name, own, _ := strings.Cut(spec, ":")
-		set := maps.Clone(shared)
-		if own != "" {
-			more, err := settings(strings.Split(own, ","))
-			if err != nil {
-				return nil, usagef("--policy %s: %w", spec, err)
-			}
-			maps.Copy(set, more)
-		}
-		p, err := reference.ParsePolicy(name)
-		if err != nil {
-			return nil, usagef("--policy %w", err)
-		}
-		for key := range set {
-			return nil, usagef("--set %s: the reference model's policies have no settings", key)
-		}
-		out = append(out, fsim.Contender{Name: spec, Limits: limits, Model: fsim.Reference(p)})
-	}
-	return out, nil
-}
-
-func settings(pairs []string) (map[string]string, error) {
-	out := map[string]string{}
-	for _, pair := range pairs {
-		key, value, ok := strings.Cut(pair, "=")
-		if !ok || key == "" {
-			return nil, fmt.Errorf("%q: write it as KEY=VALUE", pair)
-		}
-		out[key] = value
-	}
-	return out, nil
 }

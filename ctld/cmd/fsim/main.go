@@ -80,7 +80,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			},
 			{Name: "policies", Usage: "list the policies", Action: listPolicies, OnUsageError: badUsage},
 		},
-		Writer: stdout, ErrWriter: stderr, HideHelpCommand: true,
+		Writer: stdout, ErrWriter: stderr, HideHelpCommand: true, DisableSliceFlagSeparator: true,
 		// Errors are printed once, by run.
 		ExitErrHandler: func(*cli.Context, error) {},
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/fettle-hpc/fettle/ctld/internal/fsim/metrics"
 	"github.com/fettle-hpc/fettle/ctld/internal/fsim/reference"
+	"github.com/fettle-hpc/fettle/ctld/internal/fsim/replay"
 	"github.com/fettle-hpc/fettle/ctld/internal/fsim/trace"
 )
 
@@ -197,4 +198,14 @@ type referenceModel struct{ policy reference.Policy }
 // Run implements Model.
 func (m referenceModel) Run(ctx context.Context, nodes trace.Cluster, jobs []trace.Job, progress func(done int)) (*metrics.Schedule, error) {
 	return reference.Run(ctx, nodes, jobs, m.policy, progress)
+}
+
+// Fettle is the model that drives fettle's own planner.
+func Fettle(c replay.Config) Model { return fettleModel{c} }
+
+type fettleModel struct{ cfg replay.Config }
+
+// Run implements Model.
+func (m fettleModel) Run(ctx context.Context, nodes trace.Cluster, jobs []trace.Job, progress func(done int)) (*metrics.Schedule, error) {
+	return replay.Run(ctx, nodes, jobs, m.cfg, progress)
 }
