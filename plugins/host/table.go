@@ -77,8 +77,8 @@ func (t *table) fill(d Delta) error {
 			return badID(id, twice)
 		}
 		t.place[id] = i
-		t.jobs.Append(d.Changed.At(i))
 	}
+	t.jobs.AppendAll(&d.Changed)
 	t.begun, t.broken = true, false
 	return nil
 }

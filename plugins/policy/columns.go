@@ -65,6 +65,23 @@ func (c *Columns) Append(j Job) {
 	c.Account = append(c.Account, j.Account)
 }
 
+// AppendAll adds all jobs of other columns, which have one length.
+func (c *Columns) AppendAll(o *Columns) {
+	c.ID = append(c.ID, o.ID...)
+	c.Priority = append(c.Priority, o.Priority...)
+	c.EligibleMS = append(c.EligibleMS, o.EligibleMS...)
+	c.Size = append(c.Size, o.Size...)
+	c.TimeLimitS = append(c.TimeLimitS, o.TimeLimitS...)
+	c.User = append(c.User, o.User...)
+	c.Project = append(c.Project, o.Project...)
+	c.Partition = append(c.Partition, o.Partition...)
+	c.EstimateS = append(c.EstimateS, o.EstimateS...)
+	c.RemainingS = append(c.RemainingS, o.RemainingS...)
+	c.RunS = append(c.RunS, o.RunS...)
+	c.Running = append(c.Running, o.Running...)
+	c.Account = append(c.Account, o.Account...)
+}
+
 // At answers the i-th job.
 func (c *Columns) At(i int) Job {
 	return Job{

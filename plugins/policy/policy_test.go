@@ -401,6 +401,10 @@ func TestColumns(t *testing.T) {
 		if got := p.ScoreColumns(nil, &c); !slices.Equal(got, want) {
 			t.Errorf("scores %v, want %v", got, want)
 		}
+		c.AppendAll(&c)
+		if c.Check() != nil || c.Len() != 6 || c.At(4) != jobs[1] {
+			t.Errorf("with all of it once more: %d jobs, %v", c.Len(), c.Check())
+		}
 		c.Set(0, jobs[1])
 		if c.At(0) != jobs[1] {
 			t.Errorf("job 0 is set to %v, want %v", c.At(0), jobs[1])
