@@ -43,7 +43,7 @@ func element(t *state.Txn, array uint64, index uint32) (row *state.Job, err *mod
 	case !j.IsArray():
 		return nil, &model.FieldError{Field: "job", Problem: fmt.Sprintf("%d is not an array, so there is no %s", array, name), Remedy: fmt.Sprintf("name %d", array)}
 	case !model.ArrayHas(j.Spec.GetArray().GetRanges(), index):
-		return nil, &model.FieldError{Kind: model.NotFound, Field: "job", Problem: name + " does not exist", Remedy: "the array has " + model.ArrayText(j.Spec.GetArray())}
+		return nil, &model.FieldError{Kind: model.NotFound, Field: "job", Problem: name + " does not exist", Remedy: "the array has " + gres.FormatRanges(model.GresRanges(j.Spec.GetArray().GetRanges()))}
 	}
 	if row = t.Element(array, index); row == nil && !model.ArrayHas(j.Array.Left, index) {
 		return nil, &model.FieldError{Kind: model.NotFound, Field: "job", Problem: name + " is no longer on record"}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/gres"
 	"github.com/fettle-hpc/fettle/proto/model"
 	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
 
@@ -63,7 +64,7 @@ func fateAtSubmit(t *state.Txn, a *raftlogv1.Actor, d *fettlev1.Dependency) (mod
 		case !on.IsArray():
 			return refuse(model.Invalid, "names an element of a job that is no array", "name the job without _")
 		case !model.ArrayHas(on.Spec.GetArray().GetRanges(), d.GetIndex()):
-			return refuse(model.NotFound, "names an element that the array does not have", "it has "+model.ArrayText(on.Spec.GetArray()))
+			return refuse(model.NotFound, "names an element that the array does not have", "it has "+gres.FormatRanges(model.GresRanges(on.Spec.GetArray().GetRanges())))
 		}
 		e := t.Element(on.ID, d.GetIndex())
 		if e == nil && !model.ArrayHas(on.Array.Left, d.GetIndex()) {

@@ -14,11 +14,18 @@ import (
 // entry changed, in the order in which it did.
 func settle(t *state.Txn) {
 	s := settler{t: t}
+	var others []turn
 	t.Edits(func(old, now *state.Job) {
-		if now != nil && (old == nil || follows(old, now)) {
+		switch {
+		case now == nil || old != nil && !follows(old, now):
+		case now.IsElement():
+			// Elements first, so that their array knows of all of them before it is looked at.
 			s.queue = append(s.queue, turnFrom(old, now.ID))
+		default:
+			others = append(others, turnFrom(old, now.ID))
 		}
 	})
+	s.queue = append(s.queue, others...)
 	for i := 0; i < len(s.queue); i++ {
 		s.follow(s.queue[i])
 	}

@@ -42,11 +42,12 @@ type wishes struct {
 	constraint gres.Constraint
 	// choices are what would do on a node, nil when GPUs are asked for in all, of this type.
 	choices []*fettlev1.GPURequest
+	several bool
 	total   *fettlev1.GPURequest
 }
 
 func wishesOf(s *fettlev1.JobSpec) (wishes, *model.FieldError) {
-	w := wishes{choices: model.GPUChoices(s), total: s.GetGpusTotal()}
+	w := wishes{choices: model.GPUChoices(s), total: s.GetGpusTotal(), several: len(s.GetGpuAlternatives()) > 0}
 	if s.GetConstraint() == "" {
 		return w, nil
 	}
@@ -83,7 +84,7 @@ func (w *wishes) narrow(n *state.Node, uuids, types []string) *model.FieldError 
 		}
 		return nil
 	}
-	if len(w.choices) == 1 {
+	if !w.several {
 		c := w.choices[0]
 		if len(types) != int(c.GetCount()) {
 			return conflict("gpus", "%d given on %s, the job asks for %d", len(types), n.Name, c.GetCount())
