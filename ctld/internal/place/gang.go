@@ -85,6 +85,9 @@ func (q *query) group(found []candidate) []*leaf {
 
 // best are the k best of some candidates, best first.
 func best(nodes []candidate, k int) []candidate {
+	if k == 0 {
+		return nil
+	}
 	compare := func(a, b candidate) int { return a.compare(&b) }
 	if k*8 > len(nodes) {
 		slices.SortFunc(nodes, compare)

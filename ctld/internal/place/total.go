@@ -106,15 +106,22 @@ func (q *query) fill(musts []candidate, list []*leaf) ([]candidate, bool) {
 	for _, l := range list {
 		most = max(most, l.most)
 	}
-	for have := most; have > 0 && left >= have; have-- {
+	for have, enough := most, false; have > 0 && !enough; have-- {
 		for _, l := range list {
-			if left < have {
-				break
+			some := l.having(have)
+			if len(some) == 0 {
+				continue
 			}
-			for _, f := range l.having(have, left/have) {
+			// A node with more than is left gives all of that.
+			k := min(len(some), left/have)
+			enough = k < len(some)
+			for _, f := range best(some, k) {
 				if len(got) == bound || !take(f, have) {
 					return nil, false
 				}
+			}
+			if enough {
+				break
 			}
 		}
 	}
@@ -148,7 +155,7 @@ func (q *query) rest(got []candidate, list []*leaf, left int) (last candidate, f
 				if f.have < left {
 					continue
 				}
-				if same == nil || q.need > 0 || f.rec.class != of || of == nil {
+				if same == nil || q.idle || q.need > 0 || f.rec.class != of || of == nil {
 					o, ok := q.offerBy(f.rec, left)
 					if !ok {
 						continue
@@ -167,16 +174,16 @@ func (q *query) rest(got []candidate, list []*leaf, left int) (last candidate, f
 	return last, found
 }
 
-// having are the best nodes, at most k of them, that can give so many cards.
-func (l *leaf) having(have, k int) []candidate {
-	var some []candidate
+// having are the nodes that can give so many cards and no more.
+func (l *leaf) having(have int) (some []candidate) {
 	if l.most < have {
 		return nil
 	}
+	some = make([]candidate, 0, len(l.nodes))
 	for i := range l.nodes {
 		if l.nodes[i].have == have {
 			some = append(some, l.nodes[i])
 		}
 	}
-	return best(some, min(k, len(some)))
+	return some
 }
