@@ -36,7 +36,7 @@ type ExplainedJob struct {
 }
 
 // Explain takes the scores of up to 1,000 jobs apart, by the policy whose scores the caller of Score holds. The jobs need not be
-// among those that were scored. Unlike Score it fails when that policy does: another's words would be no explanation.
+// among those that were scored; with none the answer is the bound alone. Unlike Score it fails when that policy does: another's words would be no explanation.
 func (s *Scheduling) Explain(ctx context.Context, nowMS int64, jobs *policy.Columns) (Explanation, Source, error) {
 	if err := jobs.Check(); err != nil {
 		return Explanation{}, Source{}, err

@@ -34,6 +34,9 @@ func TestExplainShipped(t *testing.T) {
 	if !reflect.DeepEqual(got, byTwin) {
 		t.Errorf("the plugin explains\n%+v\nthe twin\n%+v", got, byTwin)
 	}
+	if nobody := explainPatiently(t, c, &policy.Columns{}); len(nobody.Jobs) != 0 || nobody.BoundMS != params.BoundMS() {
+		t.Errorf("of nobody: %+v, want D alone", nobody)
+	}
 	if got.BoundMS != params.BoundMS() || len(got.Jobs) != 4 || got.Jobs[2].Score != params.ScoreJob(job(9)) {
 		t.Errorf("bound %d, jobs %+v", got.BoundMS, got.Jobs)
 	}
