@@ -164,6 +164,9 @@ func replay(t *testing.T, f *FSM, index uint64, data []byte) []byte {
 	for i := range res.Placements {
 		reword(res.Placements[i].Err)
 	}
+	for i := range res.Preemptions {
+		reword(res.Preemptions[i].Err)
+	}
 	reword(res.Err)
 	b, err := json.MarshalIndent(o, "", "  ")
 	if err != nil {
@@ -231,7 +234,12 @@ func writeMissing(t *testing.T, path string, b []byte) {
 
 func frozenOps(t *testing.T) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(opsDir, "*.bin"))
+	return frozenIn(t, opsDir)
+}
+
+func frozenIn(t *testing.T, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.bin"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,18 +247,19 @@ func frozenOps(t *testing.T) []string {
 	return files
 }
 
-// Frozen entries of every operation are read as ever and lead to the same state, hash and answers.
-func TestFrozenOps(t *testing.T) {
-	for i, s := range scenario() {
+// frozenLog replays the frozen entries of a folder from an empty state, after writing those of steps that are missing, and
+// marks the operations that occur.
+func frozenLog(t *testing.T, dir string, steps []step, covered map[uint32]bool) *FSM {
+	t.Helper()
+	for i, s := range steps {
 		b, err := Encode(s.entry)
 		if err != nil {
 			t.Fatal(err)
 		}
-		writeMissing(t, filepath.Join(opsDir, fmt.Sprintf("%03d-%s.bin", i+1, s.name)), b)
+		writeMissing(t, filepath.Join(dir, fmt.Sprintf("%03d-%s.bin", i+1, s.name)), b)
 	}
 	f := New(state.New(testCluster), Config{Fatal: func(_ int, msg string) { t.Fatal(msg) }})
-	covered := make(map[uint32]bool)
-	for i, path := range frozenOps(t) {
+	for i, path := range frozenIn(t, dir) {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -274,6 +283,14 @@ func TestFrozenOps(t *testing.T) {
 			t.Fatalf("%s: %v", path, err)
 		}
 	}
+	return f
+}
+
+// Frozen entries of every operation are read as ever and lead to the same state, hash and answers.
+func TestFrozenOps(t *testing.T) {
+	covered := make(map[uint32]bool)
+	f := frozenLog(t, opsDir, scenario(), covered)
+	frozenLog(t, tenancyDir, tenancySteps(), covered)
 	ops := (&raftlogv1.Entry{}).ProtoReflect().Descriptor().Oneofs().ByName("op").Fields()
 	for i := range ops.Len() {
 		if op := ops.Get(i); !covered[uint32(op.Number())] {
