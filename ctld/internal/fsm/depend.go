@@ -75,7 +75,7 @@ func fateAtSubmit(t *state.Txn, a *raftlogv1.Actor, d *fettlev1.Dependency) (mod
 		}
 		on = e
 	}
-	fate := model.FateOf(d.GetKind(), on.State, on.StartMS > 0)
+	fate := model.FateOf(d.GetKind(), on.State, on.HasStarted())
 	return fate, neverText(d, on), nil
 }
 
@@ -99,6 +99,21 @@ func (s *settler) tellDependents(j *state.Job) {
 	}
 }
 
+// tellDropped does the same for the elements of an array that were cancelled before they had a row.
+func (s *settler) tellDropped(array *state.Job) {
+	for _, index := range s.t.DependedElements(array.ID) {
+		if s.t.Element(array.ID, index) != nil {
+			continue
+		}
+		dropped := &state.Job{State: model.Cancelled, ArrayJobID: array.ID, ArrayIndex: index}
+		for _, id := range s.t.Dependents(array.ID, true, index) {
+			s.judge(id, dropped, func(d *fettlev1.Dependency) bool {
+				return d.Index != nil && d.GetJobId() == array.ID && d.GetIndex() == index
+			})
+		}
+	}
+}
+
 // judge looks at those dependencies of a waiting job that are about another one.
 func (s *settler) judge(id uint64, on *state.Job, about func(*fettlev1.Dependency) bool) {
 	j := s.t.Job(id)
@@ -111,7 +126,7 @@ func (s *settler) judge(id uint64, on *state.Job, about func(*fettlev1.Dependenc
 	for _, d := range j.WaitingFor {
 		fate := model.Open
 		if d.GetKind() != model.Singleton && about(d) {
-			fate = model.FateOf(d.GetKind(), on.State, on.StartMS > 0)
+			fate = model.FateOf(d.GetKind(), on.State, on.HasStarted())
 		}
 		if bugDependencyReleasedByFailure && fate == model.Never {
 			fate = model.Met

@@ -75,6 +75,9 @@ func (s *settler) follow(c turn) {
 	if j == nil {
 		return
 	}
+	if j.IsArray() && j.Array.Left == nil {
+		s.tellDropped(j)
+	}
 	if j.IsArray() && !j.Finished() && j.Array.Over() {
 		s.endArray(j.ID)
 		return

@@ -1,6 +1,8 @@
 package state
 
 import (
+	"slices"
+
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/model"
 )
@@ -50,6 +52,11 @@ func (j *Job) IsArray() bool { return j.Array != nil }
 
 // IsElement reports whether the row is that of an array's element.
 func (j *Job) IsElement() bool { return j.ArrayJobID != 0 }
+
+// HasStarted reports whether the job has ever run, as far as its attempts are remembered; an array, whether an element has.
+func (j *Job) HasStarted() bool {
+	return j.StartMS > 0 || slices.ContainsFunc(j.Attempts, func(a *fettlev1.Attempt) bool { return a.GetStartMs() > 0 })
+}
 
 // Startable reports whether the row itself lets the job start, or an array's next element: it waits, nobody holds it, and
 // all that it depends on has come. Begin times and back-offs are the caller's to check.

@@ -185,6 +185,21 @@ func (t *Txn) Dependents(on uint64, element bool, index uint32) []uint64 {
 	return ids
 }
 
+// DependedElements returns the indexes of the array's elements that jobs depended on by name before this entry, ascending.
+func (t *Txn) DependedElements(array uint64) []uint32 {
+	var out []uint32
+	t.b.t.dependents.w.AscendGreaterOrEqual(dependKey{on: array, element: 1}, func(k dependKey) bool {
+		if k.on != array {
+			return false
+		}
+		if n := len(out); n == 0 || out[n-1] != k.element-1 {
+			out = append(out, k.element-1)
+		}
+		return true
+	})
+	return out
+}
+
 // FirstNamed returns the lowest number among the user's unfinished jobs of that name as they are now, 0 when there is none.
 // Elements are not counted: their array is.
 func (t *Txn) FirstNamed(uid uint32, name string) uint64 {

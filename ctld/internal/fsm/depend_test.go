@@ -1,0 +1,491 @@
+package fsm
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/gres"
+	"github.com/fettle-hpc/fettle/proto/model"
+	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
+
+	"github.com/fettle-hpc/fettle/ctld/internal/state"
+)
+
+// dependent is a CPU job with these dependencies, such as "afterok:1,singleton".
+func dependent(t tb, text string) *fettlev1.JobSpec {
+	t.Helper()
+	s := script(1, 1, 0)
+	s.Name = "dependent"
+	if text == "" {
+		return s
+	}
+	d, err := gres.ParseDependencies(text)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	s.Dependencies, s.DependencyAny = model.ToDependencies(d), d.Any
+	return s
+}
+
+func (r *rig) waitsFor(id uint64) string {
+	r.t.Helper()
+	j := r.job(id)
+	return model.DependenciesText(j.WaitingFor, j.Spec.GetDependencyAny())
+}
+
+// run starts a job on n1 and, unless code is negative, ends it.
+func (r *rig) run(id uint64, code int32) *fettlev1.AttemptKey {
+	r.t.Helper()
+	key := r.dispatch(id, part(script(1, 1, 0), "n1"))
+	r.prepared(key, "n1")
+	if code >= 0 {
+		r.ended(key, "n1", &fettlev1.Exit{Code: code})
+	}
+	return key
+}
+
+func TestDependencies(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		on   string
+		code int32
+		want fettlev1.JobState
+		left string
+	}{
+		{"afterok:1", 0, model.Pending, ""},
+		{"afterok:1", 1, model.Cancelled, "afterok:1"},
+		{"afternotok:1", 1, model.Pending, ""},
+		{"afternotok:1", 0, model.Cancelled, "afternotok:1"},
+		{"afterany:1", 1, model.Pending, ""},
+		{"after:1", -1, model.Pending, ""},
+		{"afterok:1", -1, model.Pending, "afterok:1"},
+		{"afterok:1,afterany:2", 0, model.Pending, "afterany:2"},
+		{"afterok:1?afterok:2", 0, model.Pending, ""},
+		{"afterok:1?afterok:2", 1, model.Pending, "afterok:2"},
+		{"afterok:1?afternotok:1", 1, model.Pending, ""},
+	} {
+		t.Run(fmt.Sprint(c.on, " ", c.code), func(t *testing.T) {
+			t.Parallel()
+			r := up(t, "n1")
+			a, _ := r.submit(dependent(t, "")), r.submit(dependent(t, ""))
+			d := r.submit(dependent(t, c.on))
+			if j := r.job(d); j.Reason != fettlev1.Reason_REASON_DEPENDENCY || j.EligibleMS != 0 || j.Startable() {
+				t.Errorf("waits as %+v", j)
+			}
+			wantRefusal(t, r.ok(r.planOp(&raftlogv1.Placement{JobId: d, Attempt: 1, Nodes: []*fettlev1.NodeAllocation{part(script(1, 1, 0), "n1")}})).Placements[0].Err,
+				model.Conflict, "dependency: "+model.DependencyText(r.job(d).WaitingFor[0])+" of job 3 is not met")
+			r.now += 5000
+			r.run(a, c.code)
+			j := r.job(d)
+			if j.State != c.want || r.waitsFor(d) != c.left {
+				t.Fatalf("it is %s and waits for %q", model.StateName(j.State), r.waitsFor(d))
+			}
+			switch {
+			case c.want == model.Cancelled && (j.Reason != fettlev1.Reason_REASON_DEPENDENCY_NEVER || j.ExitCode == 0 || j.Detail == ""):
+				t.Errorf("ended as %+v", j)
+			case c.want == model.Pending && c.left == "" && (j.Reason != 0 || j.EligibleMS != r.now || !j.Startable()):
+				t.Errorf("let go as %+v", j)
+			}
+			// Asked for afterwards it comes out the same.
+			if late := r.job(r.submit(dependent(t, c.on))); late.State != c.want || c.want == model.Pending && r.waitsFor(late.ID) != c.left {
+				t.Errorf("submitted late it is %s and waits for %q", model.StateName(late.State), r.waitsFor(late.ID))
+			}
+		})
+	}
+}
+
+func TestDependencyRefusals(t *testing.T) {
+	t.Parallel()
+	r := up(t)
+	r.submit(dependent(t, ""))
+	r.submit(arrayOf(t, "0-3"))
+	for _, c := range []struct {
+		actor *raftlogv1.Actor
+		on    string
+		kind  model.Kind
+		line  string
+	}{
+		{alice, "afterok:9", model.NotFound, "dependency: afterok:9 names a job that does not exist; name one that fqueue shows"},
+		// Its own number, and whatever comes after it.
+		{alice, "afterok:3", model.NotFound, "dependency: afterok:3 names a job that does not exist; name one that fqueue shows"},
+		{bob, "afterok:1", model.Denied, "dependency: afterok:1 names another user's job; depend on your own jobs, or ask an admin"},
+		{alice, "afterok:1_0", model.Invalid, "dependency: afterok:1_0 names an element of a job that is no array; name the job without _"},
+		{alice, "afterok:2_4", model.NotFound, "dependency: afterok:2_4 names an element that the array does not have; it has 0-3"},
+	} {
+		out := r.ok(&raftlogv1.Entry{Actor: c.actor, Op: submitOp("d", dependent(t, c.on))}).Submit[0]
+		wantRefusal(t, out.Err, c.kind, c.line)
+	}
+	if out := r.ok(&raftlogv1.Entry{Actor: admin, Op: submitOp("d", dependent(t, "afterok:1"))}).Submit[0]; out.Err != nil {
+		t.Errorf("an admin is refused: %v", out.Err)
+	}
+}
+
+// The end of one job runs down a whole chain in one entry, and a chain of holds and requeues changes nothing of it.
+func TestChains(t *testing.T) {
+	t.Parallel()
+	r := up(t, "n1")
+	first := r.submit(dependent(t, ""))
+	last := first
+	for range 20 {
+		last = r.submit(dependent(t, fmt.Sprintf("afterok:%d", last)))
+	}
+	any1 := r.submit(dependent(t, fmt.Sprintf("afterany:%d", last)))
+	r.ok(holdOp(last))
+	key := r.run(first, -1)
+	r.ok(requeueOp(first))
+	r.ended(key, "n1", &fettlev1.Exit{Signal: 15})
+	if r.job(first+1).State != model.Pending || r.waitsFor(first+1) == "" {
+		t.Error("a requeue is taken for an end")
+	}
+	r.ok(cancelOp(first))
+	for id := first + 1; id <= last; id++ {
+		if j := r.job(id); j.State != model.Cancelled || j.Reason != fettlev1.Reason_REASON_DEPENDENCY_NEVER || j.Held {
+			t.Fatalf("job %d is %+v", id, j)
+		}
+	}
+	if r.job(any1).State != model.Pending || r.waitsFor(any1) != "" {
+		t.Error("afterany is not met by a job that was cancelled with its chain")
+	}
+}
+
+// A held job is told why it does not start in the order in which it can be helped.
+func TestHeldDependents(t *testing.T) {
+	t.Parallel()
+	r := up(t, "n1")
+	a := r.submit(dependent(t, ""))
+	d := r.submit(dependent(t, fmt.Sprint("afterok:", a)))
+	r.ok(holdOp(d))
+	if j := r.job(d); j.Reason != fettlev1.Reason_REASON_HELD_BY_USER {
+		t.Errorf("held: %+v", j)
+	}
+	r.ok(releaseOp(d))
+	if j := r.job(d); j.Reason != fettlev1.Reason_REASON_DEPENDENCY {
+		t.Errorf("released: %+v", j)
+	}
+	r.ok(holdOp(d))
+	r.run(a, 0)
+	if j := r.job(d); j.Reason != fettlev1.Reason_REASON_HELD_BY_USER || r.waitsFor(d) != "" || j.Startable() {
+		t.Errorf("met while held: %+v", j)
+	}
+	r.ok(releaseOp(d))
+	if !r.job(d).Startable() {
+		t.Error("not startable after its release")
+	}
+}
+
+func TestArrayDependencies(t *testing.T) {
+	t.Parallel()
+	r := up(t, "n1")
+	arr := r.submit(arrayOf(t, "0-2"))
+	whole := r.submit(dependent(t, fmt.Sprintf("afterok:%d", arr)))
+	begun := r.submit(dependent(t, fmt.Sprintf("after:%d", arr)))
+	one := r.submit(dependent(t, fmt.Sprintf("afterok:%d_1", arr)))
+	second := arrayOf(t, "0-9")
+	second.Name, second.Dependencies = "second", dependent(t, fmt.Sprintf("afterany:%d", arr)).Dependencies
+	follower := r.submit(second)
+	// An element that was held by itself waits like its array.
+	e := holdOp()
+	e.GetHold().Elements = these(follower, 4)
+	r.ok(e)
+	held := r.snap().Element(follower, 4).ID
+	if r.waitsFor(held) == "" {
+		t.Fatal("the element waits for nothing")
+	}
+	a := r.start(arr, 0, "n1")
+	if r.waitsFor(begun) != "" || r.waitsFor(whole) == "" {
+		t.Error("the start of an element is the start of its array, and no more")
+	}
+	b := r.start(arr, 1, "n1")
+	// By its own number too.
+	byRow := r.submit(dependent(t, fmt.Sprintf("afterok:%d", b.GetJobId())))
+	r.ended(b, "n1", &fettlev1.Exit{})
+	if r.waitsFor(one) != "" || r.waitsFor(byRow) != "" {
+		t.Error("the element's end is not told")
+	}
+	r.ended(a, "n1", &fettlev1.Exit{Code: 1})
+	r.wantState(whole, model.Pending)
+	c := r.start(arr, 2, "n1")
+	if late := r.submit(dependent(t, fmt.Sprintf("afterok:%d_0", arr))); r.job(late).State != model.Cancelled {
+		t.Error("a failed element is taken for a good one")
+	}
+	r.ended(c, "n1", &fettlev1.Exit{})
+	r.wantState(arr, model.Failed)
+	r.wantState(whole, model.Cancelled)
+	if r.waitsFor(follower) != "" || r.waitsFor(held) != "" || !r.job(follower).Startable() {
+		t.Error("the array that follows is not let go")
+	}
+	// An array that can never start is over at once, with what was split off.
+	third := arrayOf(t, "0-9")
+	third.Dependencies = dependent(t, fmt.Sprintf("afterok:%d", arr)).Dependencies
+	if j := r.job(r.submit(third)); j.State != model.Cancelled || j.Array.Cancelled != 10 {
+		t.Errorf("the third array is %+v", j)
+	}
+}
+
+func TestSingletons(t *testing.T) {
+	t.Parallel()
+	r := up(t, "n1")
+	single := func(actor *raftlogv1.Actor, name string) uint64 {
+		s := dependent(t, "singleton")
+		s.Name = name
+		return r.ok(&raftlogv1.Entry{Actor: actor, Op: submitOp(fmt.Sprint("s", r.index), s)}).Submit[0].JobID
+	}
+	plain := dependent(t, "")
+	plain.Name = "x"
+	a := r.submit(plain)
+	b, c := single(alice, "x"), single(alice, "x")
+	other, foreign := single(alice, "y"), single(bob, "x")
+	if r.waitsFor(b) == "" || r.waitsFor(c) == "" || r.waitsFor(other) != "" || r.waitsFor(foreign) != "" {
+		t.Fatal("the wrong ones wait")
+	}
+	r.run(a, 1)
+	if r.waitsFor(b) != "" || r.waitsFor(c) == "" {
+		t.Error("the first of a name is not let go, or another is too")
+	}
+	// A new name is another line: b leaves, so c is the first of the old one, and waits in the new one behind b no more.
+	r.ok(updateJobOp(&fettlev1.UpdateJobRequest{JobId: b, Name: proto.String("y")}))
+	if r.waitsFor(c) != "" {
+		t.Error("a name that is left does not let the next one go")
+	}
+	d := single(alice, "x")
+	r.ok(updateJobOp(&fettlev1.UpdateJobRequest{JobId: d, Name: proto.String("z")}))
+	if r.waitsFor(d) != "" {
+		t.Error("alone in its new name it waits still")
+	}
+	// In one entry.
+	var jobs []*fettlev1.JobSubmission
+	for i := range 3 {
+		s := dependent(t, "singleton")
+		s.Name = "batch"
+		jobs = append(jobs, &fettlev1.JobSubmission{RequestId: fmt.Sprint("b", i), Spec: s})
+	}
+	out := r.ok(&raftlogv1.Entry{Actor: alice, Op: &raftlogv1.Entry_Submit{Submit: &raftlogv1.SubmitJobs{Jobs: jobs}}}).Submit
+	if r.waitsFor(out[0].JobID) != "" || r.waitsFor(out[1].JobID) == "" || r.waitsFor(out[2].JobID) == "" {
+		t.Error("of three in one entry not just the first may go")
+	}
+	r.ok(cancelOp(out[0].JobID, out[1].JobID))
+	if r.waitsFor(out[2].JobID) != "" {
+		t.Error("the third is not let go by two cancels in one entry")
+	}
+	// An array is one job of its name until its last element is over.
+	arr := arrayOf(t, "0-1")
+	arr.Name = "arr"
+	arrID := r.submit(arr)
+	s := single(alice, "arr")
+	r.ended(r.start(arrID, 0, "n1"), "n1", &fettlev1.Exit{})
+	if r.waitsFor(s) == "" {
+		t.Error("let go with an element left")
+	}
+	r.ended(r.start(arrID, 1, "n1"), "n1", &fettlev1.Exit{})
+	if r.waitsFor(s) != "" {
+		t.Error("not let go when the array was over")
+	}
+}
+
+// A thousand jobs that wait for one are let go in one entry.
+func TestManyDependents(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.newTerm(2)
+	r.hello("n1")
+	first := r.submit(dependent(t, ""))
+	var jobs []*fettlev1.JobSubmission
+	for i := range 1000 {
+		jobs = append(jobs, &fettlev1.JobSubmission{RequestId: fmt.Sprint("m", i), Spec: dependent(t, fmt.Sprint("afterok:", first))})
+	}
+	out := r.ok(&raftlogv1.Entry{Actor: alice, Op: &raftlogv1.Entry_Submit{Submit: &raftlogv1.SubmitJobs{Jobs: jobs}}}).Submit
+	if n := len(r.snap().Dependents(first)); n != 1000 {
+		t.Fatalf("%d depend on it", n)
+	}
+	r.run(first, 0)
+	for _, o := range out {
+		if !r.job(o.JobID).Startable() {
+			t.Fatalf("job %d is not let go", o.JobID)
+		}
+	}
+	if n := len(r.snap().Dependents(first)); n != 0 {
+		t.Errorf("%d still depend on it", n)
+	}
+}
+
+// oracle says from the rows alone what a waiting job has to wait for, and whether it should have been ended.
+func oracle(s *state.Snapshot, j *state.Job) (open []string, never bool) {
+	met, nevers := false, 0
+	for _, d := range j.Spec.GetDependencies() {
+		fate := model.Open
+		switch {
+		case d.GetKind() == model.Singleton:
+			first := true
+			s.JobsOfUser(j.UID, func(o *state.Job) bool {
+				first = first && (o.IsElement() || o.Spec.GetName() != j.Spec.GetName() || o.ID >= j.ID || o.ID == j.ArrayJobID)
+				return true
+			})
+			if first {
+				fate = model.Met
+			}
+		case d.Index != nil:
+			if e := s.Element(d.GetJobId(), d.GetIndex()); e != nil {
+				fate = model.FateOf(d.GetKind(), e.State, e.HasStarted())
+			} else if a := s.Job(d.GetJobId()); a.Finished() {
+				// It never got a row: it was cancelled with the rest.
+				fate = model.FateOf(d.GetKind(), a.State, a.HasStarted())
+			}
+		default:
+			on := s.Job(d.GetJobId())
+			fate = model.FateOf(d.GetKind(), on.State, on.HasStarted())
+		}
+		switch fate {
+		case model.Open:
+			open = append(open, model.DependencyText(d))
+		case model.Met:
+			met = true
+		case model.Never:
+			nevers++
+		}
+	}
+	if !j.Spec.GetDependencyAny() {
+		return open, nevers > 0
+	}
+	if met {
+		return nil, false
+	}
+	return open, len(open) == 0 && nevers > 0
+}
+
+// Whatever is submitted, started, ended, cancelled, held, requeued and renamed: every waiting job waits for exactly what the
+// rows say is open, jobs that can never start are ended, and nothing starts before its time.
+func TestDependenciesFollowTheRows(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		r := up(t, "n1")
+		keys := map[uint64]*fettlev1.AttemptKey{}
+		// started are jobs that have run once: a requeue does not make them wait for their dependencies again.
+		started := map[uint64]bool{}
+		pick := func(want func(*state.Job) bool) *state.Job {
+			var ids []*state.Job
+			r.snap().Jobs(0, func(j *state.Job) bool {
+				if want(j) {
+					ids = append(ids, j)
+				}
+				return true
+			})
+			if len(ids) == 0 {
+				return nil
+			}
+			return ids[rapid.IntRange(0, len(ids)-1).Draw(t, "job")]
+		}
+		anyJob := func(*state.Job) bool { return true }
+		names := rapid.SampledFrom([]string{"a", "b"})
+		t.Repeat(map[string]func(*rapid.T){
+			"submit": func(t *rapid.T) {
+				s := script(1, 1, 0)
+				if rapid.IntRange(0, 3).Draw(t, "array") == 0 {
+					s = arrayOf(t, rapid.SampledFrom([]string{"0-2", "0-5:5%1"}).Draw(t, "elements"))
+				}
+				s.Name = names.Draw(t, "name")
+				for range rapid.IntRange(0, 3).Draw(t, "dependencies") {
+					d := &fettlev1.Dependency{Kind: fettlev1.DependencyKind(rapid.IntRange(1, 5).Draw(t, "kind"))}
+					if on := pick(anyJob); d.Kind != model.Singleton && on != nil {
+						if d.JobId = on.ID; on.IsArray() && rapid.Bool().Draw(t, "element") {
+							d.Index = proto.Uint32(0)
+						}
+					} else {
+						d.Kind = model.Singleton
+					}
+					if !slices.ContainsFunc(s.Dependencies, func(o *fettlev1.Dependency) bool { return proto.Equal(o, d) }) {
+						s.Dependencies = append(s.Dependencies, d)
+					}
+				}
+				s.DependencyAny = len(s.Dependencies) > 0 && rapid.Bool().Draw(t, "any")
+				out := r.ok(&raftlogv1.Entry{Actor: alice, Op: submitOp(fmt.Sprint("r", r.index), s)}).Submit[0]
+				if out.Err != nil && out.Err.Kind != model.NotFound {
+					t.Fatalf("refused: %v", out.Err)
+				}
+			},
+			"start": func(t *rapid.T) {
+				j := pick(func(j *state.Job) bool { return j.State == model.Pending })
+				if j == nil || r.node("n1").CPUsUsed >= 8 {
+					return
+				}
+				p := &raftlogv1.Placement{JobId: j.ID, Attempt: j.Attempt + 1, Nodes: []*fettlev1.NodeAllocation{part(script(1, 1, 0), "n1")}}
+				if j.IsArray() && j.Array.Left != nil {
+					i := j.Array.Left[0].GetFirst()
+					p.ArrayIndex = &i
+				}
+				room, limited := r.snap().ArrayRoom(j)
+				if j.Array == nil && !j.IsElement() {
+					limited = false
+				}
+				out := r.ok(r.planOp(p)).Placements[0]
+				if want := j.Startable() && (!limited || room > 0); (out.Err == nil) != want {
+					t.Fatalf("start of %d, which should be %v: %v", j.ID, want, out.Err)
+				}
+				if out.Err == nil {
+					id := max(out.Started, p.GetJobId())
+					keys[id], started[id] = &fettlev1.AttemptKey{JobId: id, Attempt: p.GetAttempt(), Fence: r.index}, true
+					if rapid.Bool().Draw(t, "prepared") {
+						r.prepared(keys[id], "n1")
+					}
+				}
+			},
+			"end": func(t *rapid.T) {
+				if j := pick((*state.Job).Active); j != nil {
+					r.ended(keys[j.ID], "n1", &fettlev1.Exit{Code: rapid.SampledFrom([]int32{0, 0, 1}).Draw(t, "code")})
+				}
+			},
+			"act": func(t *rapid.T) {
+				j := pick(func(j *state.Job) bool { return !j.Finished() })
+				if j == nil {
+					return
+				}
+				op := rapid.SampledFrom([]func(...uint64) *raftlogv1.Entry{cancelOp, holdOp, releaseOp, requeueOp}).Draw(t, "op")
+				e := op(j.ID)
+				if j.IsArray() && rapid.Bool().Draw(t, "element") {
+					switch o := e.GetOp().(type) {
+					case *raftlogv1.Entry_Cancel:
+						o.Cancel.Ids, o.Cancel.Elements = nil, these(j.ID, 0)
+					case *raftlogv1.Entry_Hold:
+						o.Hold.Ids, o.Hold.Elements = nil, these(j.ID, 5, 0)
+					}
+				}
+				r.ok(e)
+			},
+			"rename": func(t *rapid.T) {
+				if j := pick(func(j *state.Job) bool { return !j.Finished() && !j.IsElement() && !j.CancelRequested }); j != nil {
+					r.ok(updateJobOp(&fettlev1.UpdateJobRequest{JobId: j.ID, Name: proto.String(names.Draw(t, "name"))}))
+				}
+			},
+			"": func(t *rapid.T) {
+				s := r.snap()
+				s.Jobs(0, func(j *state.Job) bool {
+					if j.State != model.Pending {
+						return true
+					}
+					open, never := oracle(s, j)
+					var got []string
+					for _, d := range j.WaitingFor {
+						got = append(got, model.DependencyText(d))
+					}
+					switch {
+					case started[j.ID] || j.IsArray() && j.StartMS > 0:
+					case never:
+						t.Fatalf("job %d waits for what can never come: %v", j.ID, got)
+					case len(got) > len(open) || len(got) < len(open) && !slices.ContainsFunc(open, func(d string) bool { return d == "singleton" }):
+						t.Fatalf("job %d waits for %v, open are %v", j.ID, got, open)
+					}
+					for _, d := range got {
+						if !slices.Contains(open, d) {
+							t.Fatalf("job %d waits for %s, open are %v", j.ID, d, open)
+						}
+					}
+					return true
+				})
+			},
+		})
+	})
+}
