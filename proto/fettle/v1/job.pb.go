@@ -290,6 +290,8 @@ const (
 	ExitClass_EXIT_CLASS_TRANSIENT ExitClass = 3
 	// A retry would fail the same way: bad config, data, code.
 	ExitClass_EXIT_CLASS_PERMANENT ExitClass = 4
+	// The node's verdict, not a launcher's: it ended the attempt for using more of a GPU's memory than its share.
+	ExitClass_EXIT_CLASS_VRAM_EXCEEDED ExitClass = 5
 )
 
 // Enum value maps for ExitClass.
@@ -300,6 +302,7 @@ var (
 		2: "EXIT_CLASS_OUT_OF_MEMORY",
 		3: "EXIT_CLASS_TRANSIENT",
 		4: "EXIT_CLASS_PERMANENT",
+		5: "EXIT_CLASS_VRAM_EXCEEDED",
 	}
 	ExitClass_value = map[string]int32{
 		"EXIT_CLASS_UNSPECIFIED":   0,
@@ -307,6 +310,7 @@ var (
 		"EXIT_CLASS_OUT_OF_MEMORY": 2,
 		"EXIT_CLASS_TRANSIENT":     3,
 		"EXIT_CLASS_PERMANENT":     4,
+		"EXIT_CLASS_VRAM_EXCEEDED": 5,
 	}
 )
 
@@ -2202,13 +2206,14 @@ const file_fettle_v1_job_proto_rawDesc = "" +
 	"\x17REASON_DEPENDENCY_NEVER\x10 \x12\x13\n" +
 	"\x0fREASON_DEADLINE\x10!\x12\x14\n" +
 	"\x10REASON_PREEMPTED\x10\"\x12\x18\n" +
-	"\x14REASON_VRAM_EXCEEDED\x10#*\x8e\x01\n" +
+	"\x14REASON_VRAM_EXCEEDED\x10#*\xac\x01\n" +
 	"\tExitClass\x12\x1a\n" +
 	"\x16EXIT_CLASS_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fEXIT_CLASS_DONE\x10\x01\x12\x1c\n" +
 	"\x18EXIT_CLASS_OUT_OF_MEMORY\x10\x02\x12\x18\n" +
 	"\x14EXIT_CLASS_TRANSIENT\x10\x03\x12\x18\n" +
-	"\x14EXIT_CLASS_PERMANENT\x10\x04*\xc6\x01\n" +
+	"\x14EXIT_CLASS_PERMANENT\x10\x04\x12\x1c\n" +
+	"\x18EXIT_CLASS_VRAM_EXCEEDED\x10\x05*\xc6\x01\n" +
 	"\x0eDependencyKind\x12\x1f\n" +
 	"\x1bDEPENDENCY_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15DEPENDENCY_KIND_AFTER\x10\x01\x12\x1b\n" +

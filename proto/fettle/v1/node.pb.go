@@ -340,8 +340,12 @@ type GPUReading struct {
 	EccUncorrected *uint64                `protobuf:"varint,6,opt,name=ecc_uncorrected,json=eccUncorrected,proto3,oneof" json:"ecc_uncorrected,omitempty"`
 	Xids           []uint32               `protobuf:"varint,7,rep,packed,name=xids,proto3" json:"xids,omitempty"`
 	Processes      []*GPUProcess          `protobuf:"bytes,8,rep,name=processes,proto3" json:"processes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Processes on it that are no attempt's of this node. They have been there for two readings in a row.
+	Foreign []*GPUProcess `protobuf:"bytes,9,rep,name=foreign,proto3" json:"foreign,omitempty"`
+	// Memory in use that no process accounts for, on a GPU that no attempt holds; 0 when it is not worth a word.
+	ForeignMemoryMib int64 `protobuf:"varint,10,opt,name=foreign_memory_mib,json=foreignMemoryMib,proto3" json:"foreign_memory_mib,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *GPUReading) Reset() {
@@ -430,10 +434,29 @@ func (x *GPUReading) GetProcesses() []*GPUProcess {
 	return nil
 }
 
+func (x *GPUReading) GetForeign() []*GPUProcess {
+	if x != nil {
+		return x.Foreign
+	}
+	return nil
+}
+
+func (x *GPUReading) GetForeignMemoryMib() int64 {
+	if x != nil {
+		return x.ForeignMemoryMib
+	}
+	return 0
+}
+
 type GPUProcess struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
-	MemoryMib     int64                  `protobuf:"varint,2,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pid   uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// 0 when the driver does not tell.
+	MemoryMib int64 `protobuf:"varint,2,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	// The program's name, of those in foreign; empty when it cannot be read.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// It draws and does not compute.
+	Graphics      bool `protobuf:"varint,4,opt,name=graphics,proto3" json:"graphics,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -480,6 +503,20 @@ func (x *GPUProcess) GetMemoryMib() int64 {
 		return x.MemoryMib
 	}
 	return 0
+}
+
+func (x *GPUProcess) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GPUProcess) GetGraphics() bool {
+	if x != nil {
+		return x.Graphics
+	}
+	return false
 }
 
 // Inventory is what a node offers. It goes into the log only when it changes.
@@ -2538,7 +2575,7 @@ const file_fettle_v1_node_proto_rawDesc = "" +
 	"mig_parent\x18\r \x01(\tR\tmigParent\"2\n" +
 	"\x06NVLink\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\rR\x04peer\x12\x14\n" +
-	"\x05links\x18\x02 \x01(\rR\x05links\"\x94\x03\n" +
+	"\x05links\x18\x02 \x01(\rR\x05links\"\xf3\x03\n" +
 	"\n" +
 	"GPUReading\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12+\n" +
@@ -2548,18 +2585,23 @@ const file_fettle_v1_node_proto_rawDesc = "" +
 	"\apower_w\x18\x05 \x01(\rH\x03R\x06powerW\x88\x01\x01\x12,\n" +
 	"\x0fecc_uncorrected\x18\x06 \x01(\x04H\x04R\x0eeccUncorrected\x88\x01\x01\x12\x12\n" +
 	"\x04xids\x18\a \x03(\rR\x04xids\x123\n" +
-	"\tprocesses\x18\b \x03(\v2\x15.fettle.v1.GPUProcessR\tprocessesB\x12\n" +
+	"\tprocesses\x18\b \x03(\v2\x15.fettle.v1.GPUProcessR\tprocesses\x12/\n" +
+	"\aforeign\x18\t \x03(\v2\x15.fettle.v1.GPUProcessR\aforeign\x12,\n" +
+	"\x12foreign_memory_mib\x18\n" +
+	" \x01(\x03R\x10foreignMemoryMibB\x12\n" +
 	"\x10_memory_used_mibB\x12\n" +
 	"\x10_utilisation_pctB\x10\n" +
 	"\x0e_temperature_cB\n" +
 	"\n" +
 	"\b_power_wB\x12\n" +
-	"\x10_ecc_uncorrected\"=\n" +
+	"\x10_ecc_uncorrected\"m\n" +
 	"\n" +
 	"GPUProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x1d\n" +
 	"\n" +
-	"memory_mib\x18\x02 \x01(\x03R\tmemoryMib\"\xb1\x02\n" +
+	"memory_mib\x18\x02 \x01(\x03R\tmemoryMib\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1a\n" +
+	"\bgraphics\x18\x04 \x01(\bR\bgraphics\"\xb1\x02\n" +
 	"\tInventory\x12\x12\n" +
 	"\x04cpus\x18\x01 \x01(\rR\x04cpus\x12\x1d\n" +
 	"\n" +
@@ -2801,53 +2843,54 @@ var file_fettle_v1_node_proto_goTypes = []any{
 var file_fettle_v1_node_proto_depIdxs = []int32{
 	3,  // 0: fettle.v1.GPU.links:type_name -> fettle.v1.NVLink
 	5,  // 1: fettle.v1.GPUReading.processes:type_name -> fettle.v1.GPUProcess
-	2,  // 2: fettle.v1.Inventory.gpus:type_name -> fettle.v1.GPU
-	7,  // 3: fettle.v1.Inventory.isolation:type_name -> fettle.v1.Isolation
-	0,  // 4: fettle.v1.Node.state:type_name -> fettle.v1.NodeState
-	6,  // 5: fettle.v1.Node.inventory:type_name -> fettle.v1.Inventory
-	9,  // 6: fettle.v1.Node.gpu_holders:type_name -> fettle.v1.GPUHolder
-	4,  // 7: fettle.v1.Node.readings:type_name -> fettle.v1.GPUReading
-	12, // 8: fettle.v1.NodeMessage.hello:type_name -> fettle.v1.Hello
-	13, // 9: fettle.v1.NodeMessage.heartbeat:type_name -> fettle.v1.Heartbeat
-	14, // 10: fettle.v1.NodeMessage.report:type_name -> fettle.v1.AttemptReport
-	6,  // 11: fettle.v1.NodeMessage.inventory:type_name -> fettle.v1.Inventory
-	15, // 12: fettle.v1.NodeMessage.progress:type_name -> fettle.v1.NodeProgress
-	17, // 13: fettle.v1.NodeMessage.readings:type_name -> fettle.v1.NodeReadings
-	6,  // 14: fettle.v1.Hello.inventory:type_name -> fettle.v1.Inventory
-	14, // 15: fettle.v1.Hello.attempts:type_name -> fettle.v1.AttemptReport
-	10, // 16: fettle.v1.AttemptReport.key:type_name -> fettle.v1.AttemptKey
-	1,  // 17: fettle.v1.AttemptReport.kind:type_name -> fettle.v1.ReportKind
-	30, // 18: fettle.v1.AttemptReport.exit:type_name -> fettle.v1.Exit
-	16, // 19: fettle.v1.NodeProgress.items:type_name -> fettle.v1.AttemptProgress
-	10, // 20: fettle.v1.AttemptProgress.key:type_name -> fettle.v1.AttemptKey
-	31, // 21: fettle.v1.AttemptProgress.progress:type_name -> fettle.v1.Progress
-	4,  // 22: fettle.v1.NodeReadings.gpus:type_name -> fettle.v1.GPUReading
-	19, // 23: fettle.v1.ControllerMessage.welcome:type_name -> fettle.v1.Welcome
-	20, // 24: fettle.v1.ControllerMessage.lease:type_name -> fettle.v1.LeaseGrant
-	21, // 25: fettle.v1.ControllerMessage.prepare:type_name -> fettle.v1.Prepare
-	23, // 26: fettle.v1.ControllerMessage.start:type_name -> fettle.v1.Start
-	24, // 27: fettle.v1.ControllerMessage.kill:type_name -> fettle.v1.Kill
-	25, // 28: fettle.v1.ControllerMessage.ack:type_name -> fettle.v1.Ack
-	27, // 29: fettle.v1.ControllerMessage.read_log:type_name -> fettle.v1.ReadNodeLog
-	26, // 30: fettle.v1.ControllerMessage.update:type_name -> fettle.v1.Update
-	10, // 31: fettle.v1.Prepare.key:type_name -> fettle.v1.AttemptKey
-	32, // 32: fettle.v1.Prepare.spec:type_name -> fettle.v1.JobSpec
-	33, // 33: fettle.v1.Prepare.allocation:type_name -> fettle.v1.NodeAllocation
-	22, // 34: fettle.v1.Prepare.gang:type_name -> fettle.v1.GangMember
-	10, // 35: fettle.v1.Start.key:type_name -> fettle.v1.AttemptKey
-	10, // 36: fettle.v1.Kill.key:type_name -> fettle.v1.AttemptKey
-	10, // 37: fettle.v1.Ack.key:type_name -> fettle.v1.AttemptKey
-	10, // 38: fettle.v1.Update.key:type_name -> fettle.v1.AttemptKey
-	10, // 39: fettle.v1.ReadNodeLog.key:type_name -> fettle.v1.AttemptKey
-	11, // 40: fettle.v1.NodeService.Session:input_type -> fettle.v1.NodeMessage
-	28, // 41: fettle.v1.NodeService.PushLog:input_type -> fettle.v1.PushLogRequest
-	18, // 42: fettle.v1.NodeService.Session:output_type -> fettle.v1.ControllerMessage
-	29, // 43: fettle.v1.NodeService.PushLog:output_type -> fettle.v1.PushLogResponse
-	42, // [42:44] is the sub-list for method output_type
-	40, // [40:42] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	5,  // 2: fettle.v1.GPUReading.foreign:type_name -> fettle.v1.GPUProcess
+	2,  // 3: fettle.v1.Inventory.gpus:type_name -> fettle.v1.GPU
+	7,  // 4: fettle.v1.Inventory.isolation:type_name -> fettle.v1.Isolation
+	0,  // 5: fettle.v1.Node.state:type_name -> fettle.v1.NodeState
+	6,  // 6: fettle.v1.Node.inventory:type_name -> fettle.v1.Inventory
+	9,  // 7: fettle.v1.Node.gpu_holders:type_name -> fettle.v1.GPUHolder
+	4,  // 8: fettle.v1.Node.readings:type_name -> fettle.v1.GPUReading
+	12, // 9: fettle.v1.NodeMessage.hello:type_name -> fettle.v1.Hello
+	13, // 10: fettle.v1.NodeMessage.heartbeat:type_name -> fettle.v1.Heartbeat
+	14, // 11: fettle.v1.NodeMessage.report:type_name -> fettle.v1.AttemptReport
+	6,  // 12: fettle.v1.NodeMessage.inventory:type_name -> fettle.v1.Inventory
+	15, // 13: fettle.v1.NodeMessage.progress:type_name -> fettle.v1.NodeProgress
+	17, // 14: fettle.v1.NodeMessage.readings:type_name -> fettle.v1.NodeReadings
+	6,  // 15: fettle.v1.Hello.inventory:type_name -> fettle.v1.Inventory
+	14, // 16: fettle.v1.Hello.attempts:type_name -> fettle.v1.AttemptReport
+	10, // 17: fettle.v1.AttemptReport.key:type_name -> fettle.v1.AttemptKey
+	1,  // 18: fettle.v1.AttemptReport.kind:type_name -> fettle.v1.ReportKind
+	30, // 19: fettle.v1.AttemptReport.exit:type_name -> fettle.v1.Exit
+	16, // 20: fettle.v1.NodeProgress.items:type_name -> fettle.v1.AttemptProgress
+	10, // 21: fettle.v1.AttemptProgress.key:type_name -> fettle.v1.AttemptKey
+	31, // 22: fettle.v1.AttemptProgress.progress:type_name -> fettle.v1.Progress
+	4,  // 23: fettle.v1.NodeReadings.gpus:type_name -> fettle.v1.GPUReading
+	19, // 24: fettle.v1.ControllerMessage.welcome:type_name -> fettle.v1.Welcome
+	20, // 25: fettle.v1.ControllerMessage.lease:type_name -> fettle.v1.LeaseGrant
+	21, // 26: fettle.v1.ControllerMessage.prepare:type_name -> fettle.v1.Prepare
+	23, // 27: fettle.v1.ControllerMessage.start:type_name -> fettle.v1.Start
+	24, // 28: fettle.v1.ControllerMessage.kill:type_name -> fettle.v1.Kill
+	25, // 29: fettle.v1.ControllerMessage.ack:type_name -> fettle.v1.Ack
+	27, // 30: fettle.v1.ControllerMessage.read_log:type_name -> fettle.v1.ReadNodeLog
+	26, // 31: fettle.v1.ControllerMessage.update:type_name -> fettle.v1.Update
+	10, // 32: fettle.v1.Prepare.key:type_name -> fettle.v1.AttemptKey
+	32, // 33: fettle.v1.Prepare.spec:type_name -> fettle.v1.JobSpec
+	33, // 34: fettle.v1.Prepare.allocation:type_name -> fettle.v1.NodeAllocation
+	22, // 35: fettle.v1.Prepare.gang:type_name -> fettle.v1.GangMember
+	10, // 36: fettle.v1.Start.key:type_name -> fettle.v1.AttemptKey
+	10, // 37: fettle.v1.Kill.key:type_name -> fettle.v1.AttemptKey
+	10, // 38: fettle.v1.Ack.key:type_name -> fettle.v1.AttemptKey
+	10, // 39: fettle.v1.Update.key:type_name -> fettle.v1.AttemptKey
+	10, // 40: fettle.v1.ReadNodeLog.key:type_name -> fettle.v1.AttemptKey
+	11, // 41: fettle.v1.NodeService.Session:input_type -> fettle.v1.NodeMessage
+	28, // 42: fettle.v1.NodeService.PushLog:input_type -> fettle.v1.PushLogRequest
+	18, // 43: fettle.v1.NodeService.Session:output_type -> fettle.v1.ControllerMessage
+	29, // 44: fettle.v1.NodeService.PushLog:output_type -> fettle.v1.PushLogResponse
+	43, // [43:45] is the sub-list for method output_type
+	41, // [41:43] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_fettle_v1_node_proto_init() }
