@@ -42,7 +42,8 @@ type Shortage struct {
 	Type  string
 	Need  int
 	Total bool
-	// BestFree is the largest number of such cards that are free on one node, or in all for a total.
+	// BestFree is the largest number of such cards that are free on one node, or in all for a total; with MissingNodes what the
+	// nodes have in all.
 	BestFree int
 	// Nodes is how many nodes are needed (1 for a total), Found how many would do now.
 	Nodes, Found int
@@ -71,8 +72,13 @@ func (s Shortage) String() string {
 	case MissingNothing:
 		return ""
 	case MissingNodes:
-		if s.Found == 0 {
+		switch {
+		case s.Found == 0:
 			return "no node has what it asks for"
+		case s.Total && s.BestFree >= s.Need:
+			return fmt.Sprintf("needs %s in all, which do not come together on the nodes and in the numbers that it asks for", cards(s.Need))
+		case s.Total:
+			return fmt.Sprintf("needs %s in all, the nodes that could give some have %d", cards(s.Need), s.BestFree)
 		}
 		return fmt.Sprintf("needs %s, only %d could hold a share", plural(s.Nodes, "node"), s.Found)
 	case MissingReady:
@@ -133,7 +139,12 @@ func (c *Cluster) Explain(r *Request, allowed NodeSet) Shortage {
 	could := c.Eligible(r).And(allowed)
 	if !c.CouldPlace(r, could) {
 		s.What, s.Found = MissingNodes, could.Len()
-		if s.Nodes == 1 {
+		switch {
+		case r.Total:
+			for _, f := range c.query(r, could, true).with(r.GPUType, r.GPUs).givers() {
+				s.BestFree += f.have
+			}
+		case s.Nodes == 1:
 			s.Found = 0
 		}
 		return s
@@ -147,7 +158,7 @@ func (c *Cluster) Explain(r *Request, allowed NodeSet) Shortage {
 	var buf [4]GPUChoice
 	for i, choice := range r.choices(buf[:]) {
 		q := c.query(r, up, false).with(choice.Type, choice.Count)
-		if t := q.tally(); i == 0 || t.closer(&best) {
+		if t := q.tally(); i == 0 || t.closer(&best, choice.Count, s.Need) {
 			best, s.Type, s.Need = t, choice.Type, choice.Count
 		}
 	}
@@ -176,9 +187,10 @@ func (c *Cluster) Explain(r *Request, allowed NodeSet) Shortage {
 	return s
 }
 
-// closer reports whether t is nearer to what is needed than u was: more nodes, then more but for what is busy outside.
-func (t *tally) closer(u *tally) bool {
-	return cmp.Or(cmp.Compare(t.cards, u.cards), cmp.Compare(t.outside, u.outside)) > 0
+// closer reports whether t is nearer to the cards that it needs than u is to its own: more nodes, then more but for what is busy
+// outside, then fewer cards missing where the most are free.
+func (t *tally) closer(u *tally, need, needU int) bool {
+	return cmp.Or(cmp.Compare(t.cards, u.cards), cmp.Compare(t.outside, u.outside), cmp.Compare(t.free-need, u.free-needU)) > 0
 }
 
 func (q *query) tally() (t tally) {
