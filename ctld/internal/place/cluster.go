@@ -26,7 +26,6 @@ type Cluster struct {
 	holders map[uint64][]*fettlev1.NodeAllocation
 	journal []change
 	marks   int
-	phantom uint64
 
 	index
 	demand
@@ -90,7 +89,7 @@ type change struct {
 
 // New makes a cluster without nodes.
 func New() *Cluster {
-	return &Cluster{HeadroomMiB: DefaultHeadroomMiB, byName: map[string]*record{}, holders: map[uint64][]*fettlev1.NodeAllocation{}, phantom: 1 << 63, index: newIndex()}
+	return &Cluster{HeadroomMiB: DefaultHeadroomMiB, byName: map[string]*record{}, holders: map[uint64][]*fettlev1.NodeAllocation{}, index: newIndex()}
 }
 
 // Len bounds node positions: all are below it. It can be more than the number of nodes.
@@ -217,6 +216,7 @@ func (c *Cluster) drop(rec *record) {
 
 // Hold says what a holder has from now on: whole cards, or shares of cards where an allocation has memory per card. What it
 // had before is released. It is booked whether or not it is free, so that holdings of the past and of the future can overlap.
+// The cluster keeps the allocations: they must not change afterwards.
 func (c *Cluster) Hold(holder uint64, allocs []*fettlev1.NodeAllocation) {
 	c.remember(holder)
 	c.set(holder, allocs)

@@ -3,7 +3,7 @@ package place
 import fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 
 // NewCluster makes a cluster of nodes of which something is taken already: cards that are not Free, and the difference between
-// CPUs and CPUsFree, MemMiB and MemFreeMiB.
+// CPUs and CPUsFree, MemMiB and MemFreeMiB. What is taken has holders from 1<<63 up.
 func NewCluster(nodes []Node) *Cluster {
 	c := New()
 	for i := range nodes {
@@ -16,14 +16,8 @@ func NewCluster(nodes []Node) *Cluster {
 			}
 		}
 		if a.GetCpus() > 0 || a.GetMemMib() > 0 || len(a.GetGpuUuids()) > 0 {
-			c.Take([]*fettlev1.NodeAllocation{a})
+			c.Hold(1<<63|uint64(i), []*fettlev1.NodeAllocation{a})
 		}
 	}
 	return c
-}
-
-// Take books an allocation for a holder that is never released.
-func (c *Cluster) Take(allocs []*fettlev1.NodeAllocation) {
-	c.phantom++
-	c.Hold(c.phantom, allocs)
 }
