@@ -29,6 +29,7 @@ var rules = map[string]access{
 	"SubmitJobs": everybody, "CancelJobs": everybody, "HoldJobs": everybody, "ReleaseJobs": everybody, "RequeueJobs": everybody, "UpdateJob": everybody,
 	"GetJob": everybody, "ListJobs": everybody, "WatchEvents": everybody, "ReadLog": everybody,
 	"ListNodes": everybody, "GetCluster": everybody, "GetPolicy": everybody, "ListPlugins": everybody,
+	"GetUsage": everybody, "ListReservations": everybody, "SetReservation": adminsOnly, "RemoveReservation": adminsOnly,
 	"UpdateNode": adminsOnly, "AddServer": adminsOnly, "RemoveServer": adminsOnly, "TransferLeadership": adminsOnly, "SetPolicy": adminsOnly,
 	"GetLeaderView": adminsOnly,
 	"Session":       adminsOnly, "PushLog": adminsOnly,
@@ -74,9 +75,19 @@ func calls(ctx context.Context, c fettlev1.ControllerServiceClient) map[string]f
 			_, err := c.TransferLeadership(ctx, &fettlev1.TransferLeadershipRequest{To: "c9"})
 			return err
 		},
-		"GetPolicy":     func() error { _, err := c.GetPolicy(ctx, &fettlev1.GetPolicyRequest{}); return err },
-		"SetPolicy":     func() error { _, err := c.SetPolicy(ctx, &fettlev1.SetPolicyRequest{}); return err },
-		"ListPlugins":   func() error { _, err := c.ListPlugins(ctx, &fettlev1.ListPluginsRequest{}); return err },
+		"GetPolicy":   func() error { _, err := c.GetPolicy(ctx, &fettlev1.GetPolicyRequest{}); return err },
+		"SetPolicy":   func() error { _, err := c.SetPolicy(ctx, &fettlev1.SetPolicyRequest{}); return err },
+		"ListPlugins": func() error { _, err := c.ListPlugins(ctx, &fettlev1.ListPluginsRequest{}); return err },
+		"GetUsage":    func() error { _, err := c.GetUsage(ctx, &fettlev1.GetUsageRequest{}); return err },
+		"ListReservations": func() error {
+			_, err := c.ListReservations(ctx, &fettlev1.ListReservationsRequest{})
+			return err
+		},
+		"SetReservation": func() error { _, err := c.SetReservation(ctx, &fettlev1.SetReservationRequest{}); return err },
+		"RemoveReservation": func() error {
+			_, err := c.RemoveReservation(ctx, &fettlev1.RemoveReservationRequest{Name: "r9"})
+			return err
+		},
 		"GetLeaderView": func() error { _, err := c.GetLeaderView(ctx, &fettlev1.GetLeaderViewRequest{}); return err },
 	}
 }

@@ -139,6 +139,12 @@ func (s *Server) checkSubmission(ctx context.Context, actor *raftlogv1.Actor, su
 		r.Error = &fettlev1.ErrorDetail{Field: "spec", Problem: fmt.Sprintf("has %d bytes, the limit is %d", n, maxSubmission), Remedy: "put large files where the job can read them"}
 		return r
 	}
+	warnings, fe := tenancyOf(snap, actor, full)
+	if fe != nil {
+		r.Error = fe.Proto()
+		return r
+	}
+	r.Warnings = append(r.Warnings, warnings...)
 	r.Warnings = append(r.Warnings, s.fits(snap, full)...)
 	if dryRun {
 		r.Spec = full

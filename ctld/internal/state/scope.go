@@ -20,7 +20,8 @@ type Scope struct {
 	Name string
 }
 
-func compareScopes(a, b Scope) int {
+// CompareScopes orders scopes by kind, then by name.
+func CompareScopes(a, b Scope) int {
 	if c := cmp.Compare(a.Kind, b.Kind); c != 0 {
 		return c
 	}
@@ -184,7 +185,7 @@ type scopeUse struct {
 	use   Use
 }
 
-func lessUse(a, b *scopeUse) bool { return compareScopes(a.scope, b.scope) < 0 }
+func lessUse(a, b *scopeUse) bool { return CompareScopes(a.scope, b.scope) < 0 }
 
 // useTable counts by scope. The writer's map is shown to readers row by row as it changes.
 type useTable struct {

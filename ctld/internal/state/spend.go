@@ -23,7 +23,7 @@ type Spend struct {
 	sum sum
 }
 
-func lessSpend(a, b *Spend) bool { return compareScopes(a.Scope, b.Scope) < 0 }
+func lessSpend(a, b *Spend) bool { return CompareScopes(a.Scope, b.Scope) < 0 }
 
 // Within is how many GPU-milliseconds were used in the window that ends at nowMS. A slot that is partly in it counts whole.
 func (s *Spend) Within(nowMS, windowMS int64) int64 {
