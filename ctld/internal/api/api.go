@@ -55,6 +55,8 @@ type Scheduler interface {
 type Launchers interface {
 	// Check asks the method's launcher about a job. The error is one line for the user.
 	Check(ctx context.Context, spec *fettlev1.JobSpec) (Checked, error)
+	// CheckScheduling says in one line what is wrong with settings of the scheduling policy.
+	CheckScheduling(settings []*fettlev1.KeyValue) error
 	// Statuses lists all plugins of this controller.
 	Statuses() []*fettlev1.PluginStatus
 }

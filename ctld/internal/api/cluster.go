@@ -274,6 +274,9 @@ func (s *Server) SetPolicy(ctx context.Context, req *fettlev1.SetPolicyRequest) 
 	if req.GetPolicy() == nil {
 		return nil, refuse(model.Invalid, "policy", "is missing", "")
 	}
+	if err := s.cfg.Launchers.CheckScheduling(req.GetPolicy().GetScheduling()); err != nil {
+		return nil, refuse(model.Invalid, "scheduling", err.Error(), "")
+	}
 	req.Policy.Version = req.GetExpectVersion()
 	res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{Actor: actor, RequestId: req.GetRequestId(), Op: &raftlogv1.Entry_SetPolicy{SetPolicy: req.GetPolicy()}})
 	if err != nil {

@@ -148,6 +148,15 @@ func (l *fakeLaunchers) Check(_ context.Context, spec *fettlev1.JobSpec) (Checke
 	return l.check(spec)
 }
 
+func (l *fakeLaunchers) CheckScheduling(settings []*fettlev1.KeyValue) error {
+	for _, kv := range settings {
+		if kv.GetValue() == "bad" {
+			return fmt.Errorf("setting %s: is bad", kv.GetKey())
+		}
+	}
+	return nil
+}
+
 func (l *fakeLaunchers) Statuses() []*fettlev1.PluginStatus {
 	return []*fettlev1.PluginStatus{{Name: "lora", Kind: "launcher"}}
 }

@@ -279,6 +279,11 @@ var refusals = []refused{
 		_, err := c.leader.client.SetPolicy(c.ctx, &fettlev1.SetPolicyRequest{})
 		return err
 	}, codes.InvalidArgument, "policy: is missing"},
+	{"policy: a setting that the scheduling policy refuses", func(c *cluster) error {
+		p := &fettlev1.ClusterPolicy{Scheduling: []*fettlev1.KeyValue{{Key: "size_weight", Value: "bad"}}}
+		_, err := c.leader.client.SetPolicy(c.ctx, &fettlev1.SetPolicyRequest{Policy: p})
+		return err
+	}, codes.InvalidArgument, "scheduling: setting size_weight: is bad"},
 	{"policy: changed meanwhile", func(c *cluster) error {
 		_, err := c.leader.client.SetPolicy(c.ctx, &fettlev1.SetPolicyRequest{Policy: &fettlev1.ClusterPolicy{}, ExpectVersion: 7})
 		return err

@@ -15,6 +15,15 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
+// DefaultScheduler and DefaultPreemption are the shipped policy plugins.
+const (
+	DefaultScheduler  = "fettle-sched-multifactor"
+	DefaultPreemption = "fettle-preempt-lostwork"
+)
+
+// BuiltIn in place of a policy plugin's name runs none: the controller's own policy decides.
+const BuiltIn = "built-in"
+
 // Config is the controller's configuration. Unknown keys are refused.
 type Config struct {
 	// Name of this controller, unique in the cluster.
@@ -33,10 +42,13 @@ type Config struct {
 	LogLevel string `toml:"log_level"`
 	// Timing multiplies Raft's heartbeat and election times. Default 1; 2 suits shared machines.
 	Timing float64 `toml:"timing"`
-	// Scheduler names the scheduling policy plugin. Default fettle-sched-multifactor; "built-in" runs none.
+	// Scheduler names the scheduling policy plugin, by its file name in PluginDir or an absolute path. Default
+	// fettle-sched-multifactor; "built-in" runs none.
 	Scheduler string `toml:"scheduler"`
-	Node      Node   `toml:"node"`
-	Retention Keep   `toml:"retention"`
+	// Preemption names the preemption policy plugin likewise. Default fettle-preempt-lostwork; "built-in" runs none.
+	Preemption string `toml:"preemption"`
+	Node       Node   `toml:"node"`
+	Retention  Keep   `toml:"retention"`
 }
 
 // Node holds the times of the node protocol, as durations such as "30s".
@@ -124,7 +136,8 @@ func (c *Config) fill() {
 	def(&c.RaftAddr, "127.0.0.1:7101")
 	def(&c.ClientAddr, "127.0.0.1:7100")
 	def(&c.LogLevel, "info")
-	def(&c.Scheduler, "fettle-sched-multifactor")
+	def(&c.Scheduler, DefaultScheduler)
+	def(&c.Preemption, DefaultPreemption)
 	if c.Name == "" {
 		if host, err := os.Hostname(); err == nil {
 			c.Name, _, _ = strings.Cut(host, ".")

@@ -17,10 +17,13 @@ import (
 	"github.com/fettle-hpc/fettle/proto/trainconfig"
 )
 
-// plugins are this controller's plugin processes: one scheduling policy and the launchers that check configs.
+// plugins are this controller's plugin processes: a scheduling and a preemption policy, and the launchers that check configs.
 type plugins struct {
 	*host.Scheduling
-	registry *host.Registry
+	// foreign says that a site's own policy orders the queue.
+	foreign    bool
+	preemption *host.Preemption
+	registry   *host.Registry
 }
 
 // launcherBudget bounds what a submit waits for a launcher's two answers.
@@ -36,27 +39,75 @@ func startPlugins(ctx context.Context, cfg *config.Config, log *slog.Logger) (*p
 	if err != nil {
 		return nil, err
 	}
-	sc := host.SchedulingConfig{Builtin: policy.Defaults()}
-	if cfg.Scheduler != "built-in" {
-		sc.Plugin = defaults
-		sc.Plugin.Path = filepath.Join(dir, cfg.Scheduler)
+	p := &plugins{registry: registry, foreign: cfg.Scheduler != config.BuiltIn && filepath.Base(cfg.Scheduler) != config.DefaultScheduler}
+	plugin := func(name string) host.Config {
+		c := defaults
+		if c.Path = name; !filepath.IsAbs(name) {
+			c.Path = filepath.Join(dir, name)
+		}
+		return c
 	}
-	scheduling, err := host.NewScheduling(ctx, sc)
-	if err != nil {
-		// The queue is ordered by the built-in twin until the plugin is there.
+	// The built-in twins decide until the plugins are there.
+	sc := host.SchedulingConfig{Builtin: policy.Defaults()}
+	if cfg.Scheduler != config.BuiltIn {
+		sc.Plugin = plugin(cfg.Scheduler)
+	}
+	if p.Scheduling, err = host.NewScheduling(ctx, sc); err != nil {
 		log.Error("scheduling plugin not started, the built-in policy orders the queue", "err", err)
-		if scheduling, err = host.NewScheduling(ctx, host.SchedulingConfig{Builtin: policy.Defaults()}); err != nil {
-			return nil, errors.Join(err, closeAll(registry))
+		sc.Plugin = host.Config{}
+		if p.Scheduling, err = host.NewScheduling(ctx, sc); err != nil {
+			registry.Close()
+			return nil, err
 		}
 	}
-	return &plugins{Scheduling: scheduling, registry: registry}, nil
+	var pc host.PreemptionConfig
+	if cfg.Preemption != config.BuiltIn {
+		pc.Plugin = plugin(cfg.Preemption)
+	}
+	if p.preemption, err = host.NewPreemption(ctx, pc); err != nil {
+		log.Error("preemption plugin not started, the built-in policy chooses victims", "err", err)
+		if p.preemption, err = host.NewPreemption(ctx, host.PreemptionConfig{}); err != nil {
+			p.Scheduling.Close()
+			registry.Close()
+			return nil, err
+		}
+	}
+	return p, nil
 }
-
-func closeAll(r *host.Registry) error { r.Close(); return nil }
 
 func (p *plugins) close() {
 	p.Scheduling.Close()
+	p.preemption.Close()
 	p.registry.Close()
+}
+
+// ConfigureScheduling gives the settings of the cluster's policy to whoever orders the queue.
+func (p *plugins) ConfigureScheduling(ctx context.Context, scheduling []*fettlev1.KeyValue) error {
+	settings, params, err := p.scheduling(scheduling)
+	if err != nil {
+		return err
+	}
+	return p.Configure(ctx, settings, params)
+}
+
+// CheckScheduling implements api.Launchers.
+func (p *plugins) CheckScheduling(scheduling []*fettlev1.KeyValue) error {
+	_, _, err := p.scheduling(scheduling)
+	return err
+}
+
+// scheduling reads settings as the shipped policy takes them. Keys that it does not know may be those of a site's own
+// policy, which gets all of them; where the shipped one orders the queue they are refused.
+func (p *plugins) scheduling(list []*fettlev1.KeyValue) (settings map[string]string, own policy.Params, err error) {
+	settings, known := make(map[string]string, len(list)), map[string]string{}
+	for _, kv := range list {
+		settings[kv.GetKey()] = kv.GetValue()
+		if !p.foreign || policy.Knows(kv.GetKey()) {
+			known[kv.GetKey()] = kv.GetValue()
+		}
+	}
+	own, err = policy.ParseSettings(known)
+	return settings, own, err
 }
 
 // Check implements api.Launchers.
@@ -110,5 +161,5 @@ func problemDetail(field string, line uint32, problem, remedy string) *fettlev1.
 
 // Statuses implements api.Launchers.
 func (p *plugins) Statuses() []*fettlev1.PluginStatus {
-	return append([]*fettlev1.PluginStatus{p.Scheduling.Status()}, p.registry.Status()...)
+	return append([]*fettlev1.PluginStatus{p.Scheduling.Status(), p.preemption.Status()}, p.registry.Status()...)
 }
