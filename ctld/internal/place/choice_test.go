@@ -105,6 +105,7 @@ func TestChoice(t *testing.T) {
 		{"one card does not break a pair", []string{"n1=hhHh"}, []func(*Node){pairs}, Request{GPUs: 1}, []string{"n1:3"}},
 		{"three cards touch two islands, not three", []string{"n1=hHhHhh"}, []func(*Node){pairs}, Request{GPUs: 3}, []string{"n1:0,4,5"}},
 		{"a whole island rather than the fuller node", []string{"n1=hHhH", "n2=hhhh"}, []func(*Node){pairs}, Request{GPUs: 2}, []string{"n2:0,1"}},
+		{"islands count beyond what the node needs anyway", []string{"n1=hHhHHHHH", "n2=hHHh"}, []func(*Node){only("n1", pairs), only("n2", pcie)}, Request{GPUs: 2}, []string{"n2:0,3"}},
 		{"NVLink before PCIe", []string{"n1=hh", "n2=hhhh"}, []func(*Node){only("n1", pcie)}, Request{GPUs: 2}, []string{"n2:0,1"}},
 		{"without NVLink, one NUMA node", []string{"n1=hHhh"}, []func(*Node){pcie}, Request{GPUs: 2}, []string{"n1:2,3"}},
 		{"one NUMA node rather than the fuller node", []string{"n1=hHHh", "n2=hhhh"}, []func(*Node){pcie}, Request{GPUs: 2}, []string{"n2:0,1"}},
@@ -126,7 +127,7 @@ func TestChoice(t *testing.T) {
 		{"a total: whole nodes, the rest by best fit", []string{"n1=hhhhhhhh", "n2=hhhhhhHH", "n3=hhhhhhhh", "n4=hhhhHHHH"}, nil, Request{Total: true, GPUs: 12}, []string{"n1:0,1,2,3,4,5,6,7", "n4:0,1,2,3"}},
 		{"a total on fewer nodes rather than fuller ones", []string{"n1=hhHH", "n2=hhHH", "n3=hhhh"}, nil, Request{Total: true, GPUs: 4}, []string{"n3:0,1,2,3"}},
 		{"a total on one switch", []string{"a1=hhhh", "b1=hhhh", "b2=hhhh"}, []func(*Node){racks}, Request{Total: true, GPUs: 8}, []string{"b1:0,1,2,3", "b2:0,1,2,3"}},
-		{"a total takes its rest from a switch that it touches", []string{"a1=hhH", "b1=hhhh", "b2=hhhh", "b3=hhhH", "c1=hhHH"}, []func(*Node){racks}, Request{Total: true, GPUs: 10}, []string{"b1:0,1,2,3", "b2:0,1,2,3", "b3:0,1"}},
+		{"a total takes its rest from a switch that it touches", []string{"a1=hhH", "b1=hhhh", "b2=hhhh", "c1=hhhh", "c2=hhhH"}, []func(*Node){racks}, Request{Total: true, GPUs: 14}, []string{"b1:0,1,2,3", "b2:0,1,2,3", "c1:0,1,2,3", "c2:0,1"}},
 		{"an even total", []string{"n1=hhhh", "n2=hhhh", "n3=hhhH", "n4=hhHH"}, nil, Request{Total: true, Even: true, GPUs: 6}, []string{"n1:0,1,2", "n3:0,1,2"}},
 		{"an even total that does not divide", []string{"n1=hhhh", "n2=hhhh"}, nil, Request{Total: true, Even: true, GPUs: 7}, nil},
 		{"a total bounded in nodes", []string{"n1=hh", "n2=hh", "n3=hh"}, nil, Request{Total: true, GPUs: 5, Nodes: 2}, nil},
@@ -220,6 +221,21 @@ func TestShares(t *testing.T) {
 	}
 	if got := placed(c, Request{GPUs: 2}); !cmp.Equal(got, []string{"n2:0,1"}) {
 		t.Errorf("cards without shares are whole again: %v", got)
+	}
+}
+
+// Among nodes with shared cards the one with the least room that suffices is taken, also when another has fewer free cards.
+func TestSharesPackAcrossNodes(t *testing.T) {
+	t.Parallel()
+	c := site(t, []string{"n1=h", "n2=hhh"})
+	for i, mib := range []int64{20_000, 50_000} {
+		n := fmt.Sprintf("n%d", i+1)
+		c.Hold(uint64(i+1), []*fettlev1.NodeAllocation{{Node: n, GpuUuids: []string{n + "-0"}, Cpus: 1, VramMib: mib}})
+	}
+	for mib, want := range map[int64]string{10_000: "n2:0", 40_000: "n1:0", 60_000: "n2:1"} {
+		if got := placed(c, Request{GPUs: 1, VRAMMiB: mib}); !cmp.Equal(got, []string{want}) {
+			t.Errorf("%d MiB: %v, want %s", mib, got, want)
+		}
 	}
 }
 
