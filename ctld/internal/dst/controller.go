@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
+	"github.com/fettle-hpc/fettle/ctld/internal/leader"
 	"github.com/fettle-hpc/fettle/ctld/internal/sched"
 	"github.com/fettle-hpc/fettle/ctld/internal/session"
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
@@ -38,15 +39,18 @@ type controller struct {
 	term    uint64
 	machine *session.Machine
 	sub     *state.Subscription
-	queue   *sched.Queue
+	feed    *leader.Feed
 	conns   map[session.ConnID]*stream
 	lostAt  int64
 	ready   bool
 
 	planning bool
 	dirty    map[uint64]bool
-	reports  []*session.Propose
-	flying   bool
+	// nodes and policy are what else changed since the planner was told.
+	nodes   map[string]bool
+	policy  bool
+	reports []*session.Propose
+	flying  bool
 }
 
 func newController(s *sim, id int) *controller {
@@ -178,8 +182,8 @@ func (c *controller) work() {
 	c.ready = true
 	c.planning, c.flying, c.reports = false, false, nil
 	c.conns = map[session.ConnID]*stream{}
-	c.queue = sched.NewQueue()
-	c.dirty = map[uint64]bool{}
+	c.feed = nil
+	c.dirty, c.nodes = map[uint64]bool{}, map[string]bool{}
 	snap := c.fsm.Store().Snapshot()
 	for j := range snap.Pending {
 		c.dirty[j.ID] = true
@@ -221,6 +225,10 @@ func (c *controller) drain() {
 			for _, id := range set.Jobs {
 				c.dirty[id] = true
 			}
+			for _, n := range set.Nodes {
+				c.nodes[n] = true
+			}
+			c.policy = c.policy || set.Policy || set.Reservations
 			c.do(c.machine.Changed(set.Jobs, c.fsm.Store().Snapshot()))
 		default:
 			c.plan()
@@ -245,29 +253,57 @@ func (c *controller) plan() {
 		return
 	}
 	snap := c.fsm.Store().Snapshot()
-	params := policy.Defaults()
-	for id := range c.dirty {
-		j := snap.Job(id)
-		if j == nil || !pending(j.State) {
-			c.queue.Delete(id)
-			continue
-		}
-		c.queue.Set(id, params.Score(j.Spec.GetPriority(), j.EligibleMS, 1, j.Spec.GetTimeLimitS()))
-	}
-	clear(c.dirty)
-	p := sched.Cycle(sched.Input{Snapshot: snap, NowMS: c.wallMS(), Order: c.queue.All(), Connected: c.machine.Connected})
+	now := c.wallMS()
+	c.follow(snap, now)
+	p := c.feed.Planner().Plan(now)
 	if len(p.Placements) == 0 {
 		return
 	}
 	// Now and then the planner does not wait for its plan and works on a state that is behind.
 	c.planning = !c.sim.chance(0.3)
 	gen, term := c.gen, c.term
-	c.sim.propose(c, &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: term, Placements: p.Placements}}},
+	c.sim.propose(c, &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: term, Placements: leader.Placements(snap, &p), Ledger: true}}},
 		func(*fsm.Result, bool) {
 			if c.gen == gen && c.term == term {
 				c.planning = false
 			}
 		})
+}
+
+// follow tells the planner what changed, as the leader's scheduler does.
+func (c *controller) follow(snap *state.Snapshot, now int64) {
+	if c.feed == nil {
+		c.feed = leader.NewFeed(sched.Options{}, nil)
+		c.feed.Reset(snap, c.machine.Connected, now)
+	} else {
+		if c.policy {
+			c.feed.Policy(snap)
+		}
+		c.feed.Nodes(snap, slices.Sorted(maps.Keys(c.nodes)), c.machine.Connected)
+	}
+	clear(c.nodes)
+	c.policy = false
+	params := policy.Defaults()
+	for _, id := range slices.Sorted(maps.Keys(c.dirty)) {
+		j := snap.Job(id)
+		delete(c.dirty, id)
+		switch {
+		case j == nil:
+			c.feed.Gone(id)
+		case j.Active():
+			c.feed.Active(snap, j, now)
+		case !pending(j.State):
+			c.feed.Gone(id)
+		case !j.Startable():
+			c.feed.Hold(id)
+		case j.RetryAtMS > now || j.Spec.GetBeginMs() > now:
+			c.feed.Hold(id)
+			c.dirty[id] = true
+		default:
+			c.feed.Pending(snap, j, params.Score(j.Spec.GetPriority(), j.EligibleMS, 1, j.Spec.GetTimeLimitS()))
+		}
+	}
+	c.feed.Tick(snap, now)
 }
 
 // do carries out a session machine's outputs, as its loop does.

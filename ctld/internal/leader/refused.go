@@ -1,7 +1,6 @@
 package leader
 
 import (
-	"iter"
 	"time"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
@@ -39,20 +38,6 @@ func (s *Scheduler) note(outcomes []fsm.PlacementOutcome, nowMS int64) (rejected
 		s.refused[o.JobID] = r
 	}
 	return rejected, parked
-}
-
-// order is the queue without the jobs that are parked.
-func (s *Scheduler) order(nowMS int64) iter.Seq[uint64] {
-	if len(s.refused) == 0 {
-		return s.queue.All()
-	}
-	return func(yield func(uint64) bool) {
-		for id := range s.queue.All() {
-			if s.refused[id].untilMS <= nowMS && !yield(id) {
-				return
-			}
-		}
-	}
 }
 
 // parked tells the jobs that are left out why, and returns when the first of them is tried again.

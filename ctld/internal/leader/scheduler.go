@@ -25,7 +25,7 @@ type Log interface {
 	Propose(ctx context.Context, e *raftlogv1.Entry) (*fsm.Result, error)
 }
 
-// SchedulerConfig is what a Scheduler needs; all fields are required.
+// SchedulerConfig is what a Scheduler needs; all fields are required but for those that say otherwise.
 type SchedulerConfig struct {
 	Store *state.Store
 	Log   Log
@@ -35,6 +35,11 @@ type SchedulerConfig struct {
 	Connected func() func(node string) bool
 	Logger    *slog.Logger
 	Now       func() time.Time
+	// Remaining says how many seconds an attempt that runs has to go by its own progress, below 0 when it does not say;
+	// optional.
+	Remaining func(job uint64, attempt uint32) int64
+	// Options of the planner; the zero value is the usual.
+	Options sched.Options
 }
 
 // Scheduler runs scheduling cycles while this controller leads.
@@ -42,11 +47,13 @@ type Scheduler struct {
 	cfg   SchedulerConfig
 	wake  chan struct{}
 	waits atomic.Pointer[map[uint64]sched.Wait]
-	// queue holds the jobs that may start, later those that may at a known time. Held jobs are in neither.
-	queue, later *sched.Queue
+	// feed has the planner, which holds the jobs that may start; later are those that may at a known time. Held jobs are in neither.
+	feed  *Feed
+	later *sched.Queue
 	// refused are the waiting jobs whose placement the log refused lately.
 	refused map[uint64]refusal
-	// mu guards queue against readers of scores.
+	// scores are those of the jobs that may start; mu guards them against readers.
+	scores map[uint64]int64
 	mu     sync.RWMutex
 	stats  stats
 	source atomic.Pointer[host.Source]
@@ -54,7 +61,7 @@ type Scheduler struct {
 
 // NewScheduler makes a scheduler that does nothing until Lead.
 func NewScheduler(cfg SchedulerConfig) *Scheduler {
-	return &Scheduler{cfg: cfg, wake: make(chan struct{}, 1), queue: sched.NewQueue(), later: sched.NewQueue(), refused: map[uint64]refusal{}}
+	return &Scheduler{cfg: cfg, wake: make(chan struct{}, 1), later: sched.NewQueue(), refused: map[uint64]refusal{}, scores: map[uint64]int64{}}
 }
 
 // Wake asks for a cycle soon: something outside the log changed, such as a node's session.
@@ -77,7 +84,8 @@ func (s *Scheduler) Waits() map[uint64]sched.Wait {
 func (s *Scheduler) Score(job uint64) (int64, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.queue.Score(job)
+	score, ok := s.scores[job]
+	return score, ok
 }
 
 // Stats describes the newest cycles; zero on a controller that has not led.
@@ -139,7 +147,8 @@ func (s *Scheduler) forget() {
 	s.waits.Store(nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queue, s.later = sched.NewQueue(), sched.NewQueue()
+	s.feed, s.later = nil, sched.NewQueue()
+	clear(s.scores)
 	clear(s.refused)
 }
 
@@ -155,38 +164,41 @@ func (s *Scheduler) cycle(ctx context.Context, term uint64, ch *changes) time.Du
 	began := time.Now()
 	snap := s.cfg.Store.Snapshot()
 	now := s.cfg.Now().UnixMilli()
-	s.mu.Lock()
 	s.ripen(now, ch)
-	scored := s.rescore(ctx, snap, now, ch)
-	s.mu.Unlock()
-	plan := sched.Cycle(sched.Input{Snapshot: snap, NowMS: now, Order: s.order(now), Connected: s.cfg.Connected()})
+	scored := s.follow(ctx, snap, now, ch)
+	plan := s.feed.Planner().Plan(now)
 	next := s.parked(now, plan.Waits)
 	s.waits.Store(&plan.Waits)
 	s.stats.add(time.Since(began))
-	for id := range s.later.All() {
-		at, _ := s.later.Score(id)
-		next = min(next, max(time.Duration(at-now)*time.Millisecond, time.Millisecond))
-		break
-	}
+	next = min(next, s.nextRipe(now), until(plan.WakeMS, now))
 	if !scored {
 		next = min(next, retryAfterRejection)
 	}
+	next = min(next, s.expire(ctx, snap, now))
 	if len(plan.Placements) == 0 {
 		return next
 	}
-	res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: term, Placements: plan.Placements, Ledger: true}}})
+	placements := Placements(snap, &plan)
+	res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: term, Placements: placements, Ledger: true}}})
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
-			s.cfg.Logger.Warn("plan not committed", "placements", len(plan.Placements), "err", err)
+			s.cfg.Logger.Warn("plan not committed", "placements", len(placements), "err", err)
 		}
 		return retryAfterRejection
 	}
 	if res.Err != nil {
-		s.cfg.Logger.Warn("plan refused", "placements", len(plan.Placements), "err", res.Err.Error())
+		s.cfg.Logger.Warn("plan refused", "placements", len(placements), "err", res.Err.Error())
 		return retryAfterRejection
 	}
+	// Their rows are read again whether or not their change sets have come by then.
+	for _, o := range res.Placements {
+		ch.again = append(ch.again, o.JobID)
+		if o.Started != 0 {
+			ch.again = append(ch.again, o.Started)
+		}
+	}
 	switch rejected, parked := s.note(res.Placements, now); {
-	case rejected == len(plan.Placements) && parked == 0:
+	case rejected == len(placements) && parked == 0:
 		return min(next, retryAfterRejection)
 	case plan.More || rejected > 0:
 		return 0
@@ -194,65 +206,138 @@ func (s *Scheduler) cycle(ctx context.Context, term uint64, ch *changes) time.Du
 	return next
 }
 
-// rescore brings the queue up to the snapshot; false when there was no answer to what changed.
-func (s *Scheduler) rescore(ctx context.Context, snap *state.Snapshot, now int64, ch *changes) bool {
+// nextRipe is how long it takes until the next job that may start later may.
+func (s *Scheduler) nextRipe(now int64) time.Duration {
+	for id := range s.later.All() {
+		at, _ := s.later.Score(id)
+		return until(at, now)
+	}
+	return idle
+}
+
+// until is the time to a moment in Unix milliseconds; 0 is none.
+func until(at, now int64) time.Duration {
+	if at == 0 {
+		return idle
+	}
+	return max(time.Duration(at-now)*time.Millisecond, time.Millisecond)
+}
+
+// maxExpire keeps one entry of deadlines small.
+const maxExpire = 512
+
+// expire has the log end the waiting jobs that can no longer meet their deadlines, and returns when the next one is due.
+func (s *Scheduler) expire(ctx context.Context, snap *state.Snapshot, now int64) time.Duration {
+	if ids := snap.DueDeadlines(now, maxExpire); len(ids) > 0 {
+		res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_Expire{Expire: &raftlogv1.ExpireJobs{Ids: ids}}})
+		switch {
+		case err != nil && !errors.Is(err, context.Canceled):
+			s.cfg.Logger.Warn("deadlines not committed", "jobs", len(ids), "err", err)
+		case err == nil && res.Err != nil:
+			s.cfg.Logger.Warn("deadlines refused", "jobs", len(ids), "err", res.Err.Error())
+		}
+		return retryAfterRejection
+	}
+	if at, ok := snap.NextDeadlineMS(); ok {
+		return until(at+1, now)
+	}
+	return idle
+}
+
+// follow brings the planner up to the snapshot; false when there was no answer to how jobs that changed score.
+func (s *Scheduler) follow(ctx context.Context, snap *state.Snapshot, now int64, ch *changes) bool {
+	connected := s.cfg.Connected()
 	var cols policy.Columns
 	var removed []uint64
-	reset := ch.all
+	reset := ch.all || s.feed == nil
 	if reset {
-		s.queue, s.later = sched.NewQueue(), sched.NewQueue()
+		s.feed, s.later = NewFeed(s.cfg.Options, s.cfg.Remaining), sched.NewQueue()
 		clear(s.refused)
+		s.feed.Reset(snap, connected, now)
 		for j := range snap.Pending {
 			if s.sort(j, now) {
 				cols.Append(columnsOf(j))
 			}
 		}
 	} else {
-		for _, id := range slices.Compact(slices.Sorted(slices.Values(ch.jobs))) {
+		if ch.policy {
+			s.feed.Policy(snap)
+		}
+		s.feed.Nodes(snap, ch.nodes, connected)
+		for _, id := range ch.jobs {
 			delete(s.refused, id)
-			if j := snap.Job(id); j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING && s.sort(j, now) {
+		}
+		for _, id := range slices.Compact(slices.Sorted(slices.Values(append(ch.jobs, ch.again...)))) {
+			j := snap.Job(id)
+			switch {
+			case j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING && s.sort(j, now):
 				cols.Append(columnsOf(j))
 				continue
-			} else if j == nil || j.State != fettlev1.JobState_JOB_STATE_PENDING {
+			case j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING:
+				s.feed.Hold(id)
+			case j != nil && j.Active():
 				s.later.Delete(id)
+				s.feed.Active(snap, j, now)
+			default:
+				s.later.Delete(id)
+				s.feed.Gone(id)
 			}
-			if _, queued := s.queue.Score(id); queued {
-				s.queue.Delete(id)
+			if _, queued := s.scores[id]; queued {
 				removed = append(removed, id)
 			}
 		}
 	}
 	ch.reset()
-	if !reset && cols.Len() == 0 && len(removed) == 0 {
-		return true
+	scored := true
+	if reset || cols.Len() > 0 || len(removed) > 0 {
+		scored = s.score(ctx, snap, now, host.Delta{Full: reset, NowMS: now, Changed: cols, Removed: removed})
+		if !scored {
+			ch.resync()
+		}
 	}
-	scores, source, err := s.cfg.Scorer.Score(ctx, host.Delta{Full: reset, NowMS: now, Changed: cols, Removed: removed})
+	s.feed.Tick(snap, now)
+	return scored
+}
+
+// score has the policy order what changed.
+func (s *Scheduler) score(ctx context.Context, snap *state.Snapshot, now int64, d host.Delta) bool {
+	s.mu.Lock()
+	if d.Full {
+		clear(s.scores)
+	}
+	for _, id := range d.Removed {
+		delete(s.scores, id)
+	}
+	s.mu.Unlock()
+	scores, source, err := s.cfg.Scorer.Score(ctx, d)
 	if err != nil {
 		// The next cycle hands everything over again.
 		if ctx.Err() == nil {
-			s.cfg.Logger.Error("queue not scored", "changed", cols.Len(), "removed", len(removed), "err", err)
+			s.cfg.Logger.Error("queue not scored", "changed", d.Changed.Len(), "removed", len(d.Removed), "err", err)
 		}
-		ch.resync()
 		return false
 	}
 	if old := s.source.Swap(&source); old == nil || old.Builtin != source.Builtin {
 		s.cfg.Logger.Info("scheduling policy in use", "policy", source.String())
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i, id := range scores.ID {
 		if j := snap.Job(id); j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING {
-			s.queue.Set(id, scores.Score[i])
+			s.scores[id] = scores.Score[i]
+			s.feed.Pending(snap, j, scores.Score[i])
 		}
 	}
 	return true
 }
 
-// sort puts a waiting job where it belongs for now; true means into the queue.
+// sort puts a waiting job where it belongs for now; true means among those that may start.
 func (s *Scheduler) sort(j *state.Job, now int64) bool {
-	if j.Held {
+	if !j.Startable() {
 		s.later.Delete(j.ID)
 		return false
 	}
-	if at := max(j.Spec.GetBeginMs(), j.RetryAtMS); at > now {
+	if at := max(j.Spec.GetBeginMs(), j.RetryAtMS, s.refused[j.ID].untilMS); at > now {
 		s.later.Set(j.ID, at)
 		return false
 	}
@@ -266,32 +351,40 @@ func (s *Scheduler) ripen(now int64, ch *changes) {
 		if at, _ := s.later.Score(id); at > now {
 			break
 		}
-		ch.jobs = append(ch.jobs, id)
+		ch.again = append(ch.again, id)
 	}
 }
 
 func columnsOf(j *state.Job) policy.Job {
 	size := j.Spec.GetGpusPerNode().GetCount() * max(j.Spec.GetNodes(), 1)
+	if total := j.Spec.GetGpusTotal().GetCount(); total > 0 {
+		size = total
+	}
 	if size == 0 {
 		size = max(j.Spec.GetCpusPerNode()*max(j.Spec.GetNodes(), 1)/8, 1)
 	}
 	return policy.Job{
 		ID: j.ID, Priority: j.Spec.GetPriority(), EligibleMS: j.EligibleMS, Size: size,
-		TimeLimitS: j.Spec.GetTimeLimitS(), User: j.User, Project: j.Spec.GetProject(),
+		TimeLimitS: j.Spec.GetTimeLimitS(), User: j.User, Project: j.Account(),
+		Partition: j.Spec.GetPartition(), EstimateS: j.Spec.GetEstimatedRunS(),
 	}
 }
 
-// changes gathers what happened to jobs since the last cycle.
+// changes gathers what happened since the last cycle: jobs that changed, and those to look at again for what the leader itself
+// knows of them.
 type changes struct {
-	all  bool
-	jobs []uint64
+	all, policy bool
+	jobs, again []uint64
+	nodes       []string
 }
 
 func newChanges() *changes { return &changes{} }
 
 func (c *changes) resync() { c.all = true }
 
-func (c *changes) reset() { c.all, c.jobs = false, c.jobs[:0] }
+func (c *changes) reset() {
+	*c = changes{jobs: c.jobs[:0], again: c.again[:0], nodes: c.nodes[:0]}
+}
 
 func (c *changes) add(set *state.ChangeSet) {
 	if set == nil {
@@ -301,9 +394,15 @@ func (c *changes) add(set *state.ChangeSet) {
 		c.all = true
 		return
 	}
+	c.policy = c.policy || set.Policy || set.Reservations
 	c.jobs = append(c.jobs, set.Jobs...)
+	c.nodes = append(c.nodes, set.Nodes...)
 	if len(c.jobs) > 1<<16 {
 		slices.Sort(c.jobs)
 		c.jobs = slices.Compact(c.jobs)
+	}
+	if len(c.nodes) > 1<<14 {
+		slices.Sort(c.nodes)
+		c.nodes = slices.Compact(c.nodes)
 	}
 }

@@ -30,8 +30,8 @@ type kept struct {
 	trust bool
 	// allocs are booked beside what now runs on them; of CPUs and memory only what does not come free by then.
 	allocs []*fettlev1.NodeAllocation
-	// out is true while they are not booked.
-	out bool
+	// out is true while they are not booked, entered while a job is placed whose own they are.
+	out, entered bool
 }
 
 // maxHeads bounds the reservations of one plan, for queues in which every job names other nodes.
@@ -57,13 +57,15 @@ func (h *heads) add(e *entry, c *class) {
 		return
 	}
 	h.open(h.s.now, true)
-	allowed, _ := h.s.win.allowed(e, never)
+	end, _ := e.end(h.s.now)
+	allowed, _ := h.s.win.allowed(e, end)
 	short := h.s.p.cluster.Explain(&e.shape.needs.Request, allowed)
 	switch short.What {
 	case place.MissingNothing:
-		// Others ahead keep what it could use.
-		h.s.wait(e, behindOthers)
+		// It would fit but for what is kept for others.
+		h.s.wait(e, h.s.win.orBehind(end))
 	case place.MissingBusyOutside:
+		slices.Sort(short.Busy)
 		h.s.wait(e, Wait{fettlev1.Reason_REASON_GPUS_BUSY_OUTSIDE, short.String()})
 	default:
 		h.s.wait(e, Wait{fettlev1.Reason_REASON_RESOURCES, short.String()})
@@ -74,7 +76,7 @@ func (h *heads) add(e *entry, c *class) {
 func (h *heads) open(end int64, hard bool) {
 	for _, k := range h.kept {
 		out := end <= k.shadow && (hard || k.trust)
-		if out == k.out {
+		if out == k.out || k.entered {
 			continue
 		}
 		if k.out = out; out {
@@ -123,7 +125,7 @@ func (h *heads) settle() {
 // reserve finds when and where a head can start at the earliest, by letting what runs end one by one.
 func (h *heads) reserve(e *entry) *kept {
 	s, c, req := h.s, h.s.p.cluster, &e.shape.needs.Request
-	allowed, w := s.win.allowed(e, never)
+	allowed, w := s.win.ahead(e)
 	if w != nil {
 		return nil
 	}

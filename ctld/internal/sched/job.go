@@ -54,9 +54,10 @@ type Job struct {
 	// Claim is what was freed for it by preemption: nobody else gets that.
 	Claim []*fettlev1.NodeAllocation
 
-	// Array are the elements of an array that have not started, ascending; empty for a job that is none. ArrayMax is how many
-	// may run at once; 0: all.
+	// Array are the elements of an array that have not started, ascending; empty for a job that is none. ArrayID is the array
+	// of an element that waits by itself. ArrayMax is how many elements may run at once; 0: all.
 	Array    []Range
+	ArrayID  uint64
 	ArrayMax int
 }
 
@@ -79,9 +80,9 @@ type Running struct {
 	// has run. A prediction that has passed is put off likewise.
 	PredictedEndMS int64
 
-	// NoPreemptible protects it. Preempted is how often the job was preempted so far.
-	NoPreemptible bool
-	Preempted     uint32
+	// Fixed says that it cannot be preempted as it is, NoPreemptible that it asks not to be. Preempted is how often the job was preempted so far.
+	Fixed, NoPreemptible bool
+	Preempted            uint32
 	// CheckpointMS is when what it has done was last safe, in Unix milliseconds; 0: at its start. OnSignal says that it saves
 	// when it is asked to, so that nothing is lost. RestartS is what coming back costs, in seconds; 0: DefaultRestartS.
 	CheckpointMS int64

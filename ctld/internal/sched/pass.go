@@ -25,8 +25,9 @@ type pass struct {
 	full         bool
 	// started are the starts of this plan, with when they probably end.
 	started []*attempt
-	// elements counts the starts of each array.
+	// elements counts the starts of each array, begun those of the array that is being looked at.
 	elements map[uint64]int
+	begun    int
 
 	heads heads
 	ready place.NodeSet
@@ -202,16 +203,17 @@ func (s *pass) consider(e *entry) verdict {
 		return goOn
 	}
 	end, hard := e.end(s.now)
+	s.begun = 0
 	for range e.left {
-		if h := e.account.over(s.no, e.gpus, s.now); h.kind != 0 {
+		if h := e.account.over(s.no, e.least); h.kind != 0 {
 			s.limited(e, h)
 			return goOn
 		}
-		if e.ArrayMax > 0 && s.p.siblings[e.ID]+s.elements[e.ID] >= e.ArrayMax {
+		if array := e.array(); e.ArrayMax > 0 && s.p.siblings[array]+s.elements[array] >= e.ArrayMax {
 			s.wait(e, Wait{Reason: fettlev1.Reason_REASON_ARRAY_LIMIT})
 			return goOn
 		}
-		if len(e.Claim) == 0 && (l.dead || sh.failed(end, hard) || l.failed(sh, end, hard)) {
+		if !e.own() && (l.dead || sh.failed(end, hard) || l.failed(sh, end, hard)) {
 			return s.blocked(e, l, c)
 		}
 		switch s.start(e, end, hard) {
@@ -229,7 +231,7 @@ func (s *pass) consider(e *entry) verdict {
 
 func (s *pass) limited(e *entry, h hit) {
 	if s.plan.Waits != nil && len(s.plan.Waits) < maxWaits {
-		s.plan.Waits[e.ID] = h.wait(s.now)
+		s.plan.Waits[e.ID] = h.wait()
 	}
 }
 
@@ -272,25 +274,27 @@ func (s *pass) start(e *entry, end int64, hard bool) outcome {
 		s.wait(e, *w)
 		return notNow
 	}
-	if len(e.Claim) > 0 {
-		p.cluster.Release(holderClaim | e.ID)
+	if e.own() {
+		// Whoever is ahead keeps nothing of what is its own.
+		s.heads.settle()
+		s.enter(e)
 	}
 	allocs, ok := s.fit(req, allowed, end, hard)
+	if e.own() {
+		s.exit(e)
+	}
 	if !ok {
-		if len(e.Claim) > 0 {
-			p.cluster.Hold(holderClaim|e.ID, e.Claim)
-		} else {
+		if !e.own() {
 			s.fail(e.shape, end, hard)
 		}
 		return noRoom
 	}
-	got := cards(allocs)
-	if h := e.account.over(s.no, got, s.now); h.kind != 0 {
-		s.limited(e, h)
-		return notNow
+	if len(e.Claim) > 0 {
+		p.cluster.Release(holderClaim | e.ID)
 	}
-	if !s.win.spare(e, allocs, end) {
-		s.wait(e, Wait{fettlev1.Reason_REASON_RESERVATION, "it would take GPUs that a reservation keeps"})
+	got := ask{milli: p.milli(allocs), limitS: e.LimitS, gpus: cards(allocs), nodes: len(allocs)}
+	if h := e.account.over(s.no, got); h.kind != 0 {
+		s.limited(e, h)
 		return notNow
 	}
 	if s.max > 0 {
@@ -305,8 +309,26 @@ func (s *pass) start(e *entry, end int64, hard bool) outcome {
 		}
 		s.bytes, s.parts = s.bytes+bytes, s.parts+len(allocs)
 	}
-	s.take(e, allocs, got, end)
+	s.take(e, allocs, got)
 	return began
+}
+
+// own reports whether there may be room that is the job's alone: a claim, or cards of its reservation.
+func (e *entry) own() bool { return len(e.Claim) > 0 || e.Reservation != "" }
+
+// enter gives free what is the job's own, and exit books it again.
+func (s *pass) enter(e *entry) {
+	if len(e.Claim) > 0 {
+		s.p.cluster.Release(holderClaim | e.ID)
+	}
+	s.win.enter(e)
+}
+
+func (s *pass) exit(e *entry) {
+	s.win.exit(e)
+	if len(e.Claim) > 0 {
+		s.p.cluster.Hold(holderClaim|e.ID, e.Claim)
+	}
 }
 
 // fit finds room that delays no blocked job ahead. What is kept for those is worked out once something could start at all.
@@ -322,19 +344,21 @@ func (s *pass) fit(req *place.Request, allowed place.NodeSet, end int64, hard bo
 }
 
 // take books a start.
-func (s *pass) take(e *entry, allocs []*fettlev1.NodeAllocation, got int, end int64) {
+func (s *pass) take(e *entry, allocs []*fettlev1.NodeAllocation, got ask) {
 	holder := holderStart | uint64(len(s.started))
 	s.p.cluster.Hold(holder, allocs)
 	s.heads.overlap(allocs)
-	s.win.took(e, allocs, end)
-	e.account.take(s.no, got)
+	e.account.take(s.no, got.milli, e.LimitS)
 	index := -1
 	if len(e.Array) > 0 {
-		index = e.element(s.elements[e.ID])
+		index = e.element(s.begun)
+		s.begun++
+	}
+	if array := e.array(); array != 0 {
 		if s.elements == nil {
 			s.elements = map[uint64]int{}
 		}
-		s.elements[e.ID]++
+		s.elements[array]++
 	}
 	a := &attempt{Running: Running{ID: holder, Allocs: allocs, StartMS: s.now, Reservation: e.Reservation}, endMS: never}
 	if e.LimitS > 0 {
@@ -345,6 +369,14 @@ func (s *pass) take(e *entry, allocs []*fettlev1.NodeAllocation, got int, end in
 	}
 	s.started = append(s.started, a)
 	s.plan.Placements = append(s.plan.Placements, Placement{Job: e.ID, Index: index, Allocs: allocs, Backfilled: e.shape.lane.class.heads > 0})
+}
+
+// array is the array that the job is, or is an element of; 0: none.
+func (e *entry) array() uint64 {
+	if len(e.Array) > 0 {
+		return e.ID
+	}
+	return e.ArrayID
 }
 
 // element is the number of the array's k-th unstarted element.

@@ -41,6 +41,7 @@ type Planner struct {
 	revision, checked    uint64
 	partSets, methodSets nodeSets
 	methods              map[string][]string
+	sizes                sizes
 
 	partitions   map[string]*Partition
 	projects     map[string]Project
@@ -59,25 +60,27 @@ type entry struct {
 	Job
 	shape   *shape
 	account *account
-	// gpus is the fewest that it takes, left how many may start: 1, or the unstarted elements of an array.
-	gpus, left int
-	unfit      bool
+	// least is the fewest that it takes, left how many may start: 1, or the unstarted elements of an array.
+	least ask
+	left  int
+	unfit bool
 }
 
 // attempt is a running job in the planner.
 type attempt struct {
 	Running
 	account *account
-	gpus    int
+	milli   int64
 	// endMS is when it ends by its limit or prediction; math.MaxInt64 when neither says.
 	endMS int64
 }
 
 // Holders in the cluster beside jobs, which hold by their number.
 const (
-	holderClaim   = uint64(1) << 61 // | job
-	holderReserve = uint64(1) << 62 // | number within the plan
-	holderStart   = uint64(3) << 61 // | number within the plan
+	holderClaim   = uint64(1) << 60 // | job
+	holderReserve = uint64(2) << 60 // | number within the plan
+	holderStart   = uint64(3) << 60 // | number within the plan
+	holderWindow  = uint64(4) << 60 // | number of the reservation
 )
 
 // NewPlanner makes a planner that knows nothing.
@@ -92,6 +95,7 @@ func NewPlanner(opt Options) *Planner {
 		shapes: map[string]*shape{}, byNeeds: map[wanted]*shape{}, lanes: map[string]*lane{}, classes: map[string]*class{}, unfit: newTree(),
 		usage: map[Scope]int64{},
 	}
+	p.sizes.version = ^uint64(0)
 	p.SetPolicy(Policy{})
 	return p
 }
@@ -129,7 +133,7 @@ func (p *Planner) RemoveNode(name string) {
 	p.cluster.RemoveNode(name)
 }
 
-// SetPolicy replaces the policy. Jobs of unknown partitions do not start.
+// SetPolicy replaces the policy. Jobs of unknown partitions do not start. It looks at every job.
 func (p *Planner) SetPolicy(pol Policy) {
 	p.revision++
 	p.partitions = make(map[string]*Partition, len(pol.Partitions))
@@ -150,7 +154,7 @@ func (p *Planner) SetPolicy(pol Policy) {
 	}
 	for _, a := range p.running {
 		a.account = p.account(who{a.Partition, a.Project, a.User})
-		a.account.count(1, a.gpus, a.StartMS)
+		a.account.count(1, a.milli, a.LimitS)
 	}
 }
 
@@ -178,7 +182,7 @@ func (p *Planner) SetJob(j Job) {
 	if s.refs++; s.refs == 1 && p.idleShapes > 0 {
 		p.idleShapes--
 	}
-	e := &entry{Job: j, shape: s, account: p.account(who{j.Needs.Partition, j.Project, j.User}), gpus: leastCards(&j.Needs.Request), left: 1}
+	e := &entry{Job: j, shape: s, account: p.account(who{j.Needs.Partition, j.Project, j.User}), least: leastOf(&j), left: 1}
 	if len(j.Array) > 0 {
 		e.left = 0
 		for _, r := range j.Array {
@@ -239,7 +243,7 @@ func (p *Planner) SetRunning(r Running) {
 	if old != nil {
 		p.discount(old)
 	}
-	a := &attempt{Running: r, account: p.account(who{r.Partition, r.Project, r.User}), gpus: cards(r.Allocs), endMS: math.MaxInt64}
+	a := &attempt{Running: r, account: p.account(who{r.Partition, r.Project, r.User}), milli: p.milli(r.Allocs), endMS: math.MaxInt64}
 	if r.LimitS > 0 {
 		a.endMS = r.StartMS + r.LimitS*1000
 	}
@@ -251,7 +255,7 @@ func (p *Planner) SetRunning(r Running) {
 	if a.Ending {
 		p.ending[a.ID] = a
 	}
-	a.account.count(1, a.gpus, a.StartMS)
+	a.account.count(1, a.milli, a.LimitS)
 	if r.ArrayID != 0 {
 		p.siblings[r.ArrayID]++
 	}
@@ -271,7 +275,7 @@ func (p *Planner) order(a *attempt) *btree.BTreeG[*attempt] {
 func (p *Planner) discount(a *attempt) {
 	p.order(a).Delete(a)
 	delete(p.ending, a.ID)
-	a.account.count(-1, a.gpus, a.StartMS)
+	a.account.count(-1, a.milli, a.LimitS)
 	if a.ArrayID != 0 {
 		if p.siblings[a.ArrayID]--; p.siblings[a.ArrayID] == 0 {
 			delete(p.siblings, a.ArrayID)
@@ -303,16 +307,56 @@ func sameAllocs(a, b []*fettlev1.NodeAllocation) bool {
 	})
 }
 
-// leastCards is the fewest GPUs that a request takes in all.
-func leastCards(r *place.Request) int {
+// leastOf is the least that a job takes of limits.
+func leastOf(j *Job) ask {
+	r := &j.Needs.Request
 	n := r.GPUs
 	for _, c := range r.Alternatives {
 		n = min(n, c.Count)
 	}
-	if r.Total {
-		return n
+	a := ask{gpus: n, nodes: span(r), limitS: j.LimitS}
+	if !r.Total {
+		a.gpus *= a.nodes
 	}
-	return n * max(r.Nodes, 1)
+	if a.milli = int64(a.gpus) * 1000; r.VRAMMiB > 0 {
+		// How much of a card that is depends on the card.
+		a.milli = int64(a.gpus)
+	}
+	return a
+}
+
+// milli is what allocations count in limits, in thousandths of GPUs: shares of a card as their part of its memory, rounded up.
+func (p *Planner) milli(allocs []*fettlev1.NodeAllocation) int64 {
+	n := int64(0)
+	for _, a := range allocs {
+		switch {
+		case a.GetGpuMilli() > 0:
+			n += int64(a.GetGpuMilli())
+		case a.GetVramMib() > 0:
+			for _, u := range a.GetGpuUuids() {
+				part := int64(1000)
+				if mem := p.memoryOf(a.GetNode(), u); mem > 0 {
+					part = max(1, min((a.GetVramMib()*1000+mem-1)/mem, 1000))
+				}
+				n += part
+			}
+		default:
+			n += int64(len(a.GetGpuUuids())) * 1000
+		}
+	}
+	return n
+}
+
+// memoryOf is a card's memory in MiB; 0 when it is not known.
+func (p *Planner) memoryOf(node, uuid string) int64 {
+	if i, ok := p.cluster.Position(node); ok {
+		for _, g := range p.cluster.Node(i).GPUs {
+			if g.UUID == uuid {
+				return g.MemMiB
+			}
+		}
+	}
+	return 0
 }
 
 // refresh checks all shapes again when facts have changed since.

@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"slices"
 	"time"
 
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
@@ -28,11 +29,13 @@ type Partition struct {
 	Limits Limits
 	// Preempt is what becomes of a victim; PreemptOff: there are none.
 	Preempt PreemptMode
-	// MinRunS protects the first seconds of every attempt, 0: DefaultMinRunS. Budget is how often one job may be preempted, 0:
-	// DefaultBudget. PriorityGap is by how many steps the beneficiary has to be more urgent; 0: its score alone decides.
-	MinRunS     int64
-	Budget      uint32
-	PriorityGap uint32
+	// MinRunMS protects the first milliseconds of every attempt. Budget is how often one job may be preempted. PriorityGap is by
+	// how many steps the beneficiary has to be more urgent; 0: its place in the queue alone decides. AllowNoPreemptible lets
+	// jobs ask not to be preempted.
+	MinRunMS           int64
+	Budget             uint32
+	PriorityGap        uint32
+	AllowNoPreemptible bool
 }
 
 // PreemptMode says what becomes of a preempted job.
@@ -46,12 +49,6 @@ const (
 	PreemptCancel
 )
 
-// What holds where a partition says nothing.
-const (
-	DefaultMinRunS = 600
-	DefaultBudget  = 8
-)
-
 // Project is a tenant. Limits hold for it together with everything below it.
 type Project struct {
 	Name, Parent string
@@ -60,40 +57,46 @@ type Project struct {
 	Guarantee int
 }
 
-// Limits bound what runs at once. 0 is no bound.
+// Limits bound what the jobs of a partition, project or user hold and use. 0 is no bound.
 type Limits struct {
-	// GPUs and Jobs that run at once.
+	// GPUs and Jobs that run at once. A job that shares cards counts its part of their memory.
 	GPUs, Jobs int
-	// GPUMS are GPU-milliseconds in a window; SetUsage says how many are used up by what has ended.
-	GPUMS int64
+	// GPUMS are GPU-milliseconds within a window of WindowMS. What runs counts with all of its time limit; SetUsage says how
+	// many are used up by what has ended.
+	GPUMS, WindowMS int64
+	// GPUsPerJob and NodesPerJob bound what one job gets.
+	GPUsPerJob, NodesPerJob int
 }
 
-// Reservation keeps nodes or GPUs for somebody, or for nobody at all, over a time.
+func (l *Limits) none() bool { return *l == Limits{} }
+
+// Everyone in a reservation's list of users stands for all of them.
+const Everyone = "*"
+
+// Reservation keeps nodes or cards for somebody, or for nobody at all, over a time.
 type Reservation struct {
 	Name string
-	// Unix milliseconds.
+	// Unix milliseconds. EndMS 0: until it is taken away.
 	StartMS, EndMS int64
-	// Nodes that are kept, by name. Without nodes, GPUs cards of GPUType (empty: any) are, wherever they are.
-	Nodes   []string
-	GPUs    int
-	GPUType string
-	// Users and Projects whose jobs may ask for it. Nobody may use a reservation without either: a maintenance window.
+	// Nodes that are kept, by name. Cards are kept by UUID, where only some of a node's are.
+	Nodes []string
+	Cards []*fettlev1.NodeAllocation
+	// Users and Projects, with those below them, whose jobs may ask for it. Without either it is nobody's: a maintenance window.
 	Users, Projects []string
 }
 
-// Admits reports whether a job of this user and project may run in the reservation.
-func (r *Reservation) Admits(user, project string) bool {
-	for _, u := range r.Users {
-		if u == user {
-			return true
-		}
+// admits reports whether jobs of a user, in a project with this way up, may run in the reservation.
+func (r *Reservation) admits(user string, chain []string) bool {
+	return slices.Contains(r.Users, user) || slices.Contains(r.Users, Everyone) ||
+		slices.ContainsFunc(chain, func(p string) bool { return slices.Contains(r.Projects, p) })
+}
+
+// end is when the reservation is over.
+func (r *Reservation) end() int64 {
+	if r.EndMS == 0 {
+		return never
 	}
-	for _, p := range r.Projects {
-		if p == project {
-			return true
-		}
-	}
-	return false
+	return r.EndMS
 }
 
 // Scope is whom usage and limits belong to.
@@ -116,8 +119,7 @@ const (
 type Options struct {
 	// MaxPlacements bounds a plan; 0: DefaultMaxPlacements, negative: no bound, nor one of bytes.
 	MaxPlacements int
-	// Depth is how many blocked jobs of a class of GPUs get a reservation; 0: 1, negative: none, and nothing behind a blocked
-	// job of a class starts on the nodes that it could use.
+	// Depth is how many blocked jobs of a class of GPUs keep their place in time; 0: 1.
 	Depth int
 	// TrustFor is how long a blocked job has waited when predictions of jobs without a limit no longer let them ahead of it;
 	// 0: DefaultTrust.

@@ -49,6 +49,9 @@ type lane struct {
 	tree  *btree.BTreeG[*entry]
 	// probe is the least that a job of the lane asks for.
 	probe place.Request
+	// fittings are valid for one version of the facts.
+	version  uint64
+	fittings map[fittingKey]fitting
 	// dead says that not even that fits: valid in the plan numbered seen. probed is the number of starts at the newest probe,
 	// failures what did not fit.
 	seen     uint64
@@ -217,32 +220,89 @@ func (p *Planner) check(s *shape) {
 		return
 	}
 	s.version = p.facts()
-	req := &s.needs.Request
 	s.eligible, s.unfit = place.NodeSet{}, nil
 	part, ok := p.partitions[s.needs.Partition]
 	if !ok || part.Down {
 		s.unfit = &Wait{fettlev1.Reason_REASON_PARTITION_DOWN, "partition " + s.needs.Partition + " is down"}
 		return
 	}
-	s.eligible = p.cluster.Eligible(req)
+	f := p.fitting(s.lane, s.needs, part)
+	s.eligible, s.unfit = f.eligible, f.unfit
+}
+
+// fitting is what jobs of a lane find whose CPUs, memory and launcher rule out the same nodes.
+type fitting struct {
+	eligible place.NodeSet
+	unfit    *Wait
+}
+
+type fittingKey struct {
+	// The first of the sizes that nodes have that suffices.
+	cpus, mem int
+	method    string
+}
+
+func (p *Planner) fitting(l *lane, n *Needs, part *Partition) fitting {
+	if l.fittings == nil || l.version != p.facts() {
+		l.version, l.fittings = p.facts(), map[fittingKey]fitting{}
+	}
+	p.sizes.update(p)
+	req := &n.Request
+	cpus, _ := slices.BinarySearch(p.sizes.cpus, max(req.CPUs, 1))
+	mem, _ := slices.BinarySearch(p.sizes.mem, req.MemMiB)
+	key := fittingKey{cpus, mem, n.Method}
+	f, ok := l.fittings[key]
+	if !ok {
+		f = p.fittingOf(n, part)
+		l.fittings[key] = f
+	}
+	return f
+}
+
+func (p *Planner) fittingOf(n *Needs, part *Partition) fitting {
+	req := &n.Request
+	set := p.cluster.Eligible(req)
 	if part.Allows != nil {
-		s.eligible = s.eligible.And(p.partitionNodes(part))
+		set = set.And(p.partitionNodes(part))
 	}
-	if s.needs.Method != "" {
-		s.eligible = s.eligible.And(p.withLauncher(s.needs.Method))
+	if n.Method != "" {
+		set = set.And(p.withLauncher(n.Method))
 	}
-	if pinned, _ := p.cluster.Pinned(req); !pinned.Without(s.eligible).Empty() {
-		s.eligible = place.NodeSet{}
+	none := Wait{fettlev1.Reason_REASON_NO_SUITABLE_NODE, "no node has what it asks for"}
+	if pinned, _ := p.cluster.Pinned(req); !pinned.Without(set).Empty() {
+		return fitting{unfit: &none}
 	}
-	have, want := s.eligible.Len(), span(req)
+	have, want := set.Len(), span(req)
 	switch {
 	case have == 0:
-		s.unfit = &Wait{fettlev1.Reason_REASON_NO_SUITABLE_NODE, "no node has what it asks for"}
+		return fitting{unfit: &none}
 	case have < want:
-		s.unfit = &Wait{fettlev1.Reason_REASON_NO_SUITABLE_NODE, "it asks for " + strconv.Itoa(want) + " nodes, only " + strconv.Itoa(have) + " could hold a share"}
-	case req.Total && !p.enoughInAll(req, s.eligible):
-		s.unfit = &Wait{fettlev1.Reason_REASON_NO_SUITABLE_NODE, "the nodes that it may use have fewer GPUs in all than it asks for"}
+		return fitting{unfit: &Wait{fettlev1.Reason_REASON_NO_SUITABLE_NODE, "it asks for " + strconv.Itoa(want) + " nodes, only " + strconv.Itoa(have) + " could hold a share"}}
+	case !p.cluster.CouldPlace(req, set):
+		return fitting{unfit: &Wait{fettlev1.Reason_REASON_NO_SUITABLE_NODE, "the nodes that could hold a share of it do not have enough in all"}}
 	}
+	return fitting{eligible: set}
+}
+
+// sizes are the CPUs and the memory that nodes have, each size once, ascending.
+type sizes struct {
+	version uint64
+	cpus    []uint32
+	mem     []int64
+}
+
+func (z *sizes) update(p *Planner) {
+	if z.version == p.facts() {
+		return
+	}
+	z.version, z.cpus, z.mem = p.facts(), nil, nil
+	cpus, mem := map[uint32]bool{}, map[int64]bool{}
+	for i := range p.cluster.Len() {
+		if n := p.cluster.Node(i); n != nil {
+			cpus[n.CPUs], mem[n.MemMiB] = true, true
+		}
+	}
+	z.cpus, z.mem = slices.Sorted(maps.Keys(cpus)), slices.Sorted(maps.Keys(mem))
 }
 
 // span is how many nodes a request needs at least.
@@ -251,30 +311,6 @@ func span(r *place.Request) int {
 		return 1
 	}
 	return max(r.Nodes, 1)
-}
-
-// enoughInAll reports whether the nodes have as many usable cards of one type as one of the choices of a total asks for.
-func (p *Planner) enoughInAll(r *place.Request, nodes place.NodeSet) bool {
-	have := map[string]int{}
-	most := 0
-	for i := range nodes.All() {
-		for _, g := range p.cluster.Node(i).GPUs {
-			if g.Usable {
-				have[g.Type]++
-				most = max(most, have[g.Type])
-			}
-		}
-	}
-	for i := -1; i < len(r.Alternatives); i++ {
-		c := place.GPUChoice{Type: r.GPUType, Count: r.GPUs}
-		if i >= 0 {
-			c = r.Alternatives[i]
-		}
-		if c.Type == "" && most >= c.Count || c.Type != "" && have[c.Type] >= c.Count {
-			return true
-		}
-	}
-	return false
 }
 
 // facts changes whenever what shapes are eligible for can have changed.
@@ -322,6 +358,7 @@ func (p *Planner) nodesOf(partition string) place.NodeSet {
 	return place.NodeSet{}
 }
 
+// withLauncher are the nodes that have the launcher of a method.
 func (p *Planner) withLauncher(method string) place.NodeSet {
 	return p.methodSets.get(p.facts(), method, func() place.NodeSet {
 		return p.nodesWith(func(i int) bool { return slices.Contains(p.methods[p.cluster.Name(i)], method) })

@@ -1,6 +1,8 @@
 package sched
 
 import (
+	"slices"
+
 	"github.com/fettle-hpc/fettle/ctld/internal/place"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 )
@@ -11,33 +13,44 @@ type windows struct {
 	list []*window
 	// sets are the nodes that jobs may not use that overlap the first so many windows.
 	sets []place.NodeSet
+	// outside books, while a job of a reservation of cards is placed, the cards of its nodes that are not reserved.
+	outside uint64
 }
 
 type window struct {
 	*Reservation
-	nodes place.NodeSet
-	// spare is, for one that keeps a number of cards, how many others may still hold when it starts.
-	spare int
+	// nodes are those kept whole, some those of which cards are kept.
+	nodes, some place.NodeSet
+	// kept books the cards, against jobs that would not be gone by the start.
+	kept *kept
 }
 
 func (w *windows) init(s *pass) {
 	w.s = s
+	c := s.p.cluster
 	for i := range s.p.reservations {
 		r := &s.p.reservations[i]
-		if r.EndMS <= s.now {
+		if r.end() <= s.now {
 			continue
 		}
-		win := &window{Reservation: r}
-		if len(r.Nodes) > 0 {
-			win.nodes = s.p.cluster.Named(r.Nodes)
-		} else if r.GPUs > 0 {
-			win.spare = w.capacity(r) - r.GPUs - w.heldAt(r)
+		win := &window{Reservation: r, nodes: c.Named(r.Nodes)}
+		if len(r.Cards) > 0 {
+			names := make([]string, len(r.Cards))
+			for k, a := range r.Cards {
+				names[k] = a.GetNode()
+			}
+			win.some = c.Named(names)
+			win.kept = &kept{holder: holderWindow | uint64(i), shadow: r.StartMS, trust: true, allocs: r.Cards}
+			if r.StartMS <= s.now {
+				win.kept.shadow = -1
+			}
+			c.Hold(win.kept.holder, r.Cards)
+			s.heads.kept = append(s.heads.kept, win.kept)
 		}
 		w.list = append(w.list, win)
 		// At its end, and at its start for those who may use it, something can start that cannot now.
-		for _, at := range []int64{r.StartMS, r.EndMS} {
-			s.wake(at)
-		}
+		s.wake(r.StartMS)
+		s.wake(r.EndMS)
 	}
 }
 
@@ -45,52 +58,6 @@ func (s *pass) wake(ms int64) {
 	if ms > s.now && (s.plan.WakeMS == 0 || ms < s.plan.WakeMS) {
 		s.plan.WakeMS = ms
 	}
-}
-
-// capacity is how many cards of the reservation's type there are on nodes that are up.
-func (w *windows) capacity(r *Reservation) int {
-	n := 0
-	for i := range w.s.ready.All() {
-		for _, g := range w.s.p.cluster.Node(i).GPUs {
-			if g.Usable && (r.GPUType == "" || g.Type == r.GPUType) {
-				n++
-			}
-		}
-	}
-	return n
-}
-
-// heldAt is how many cards others hold when the reservation starts.
-func (w *windows) heldAt(r *Reservation) int {
-	n := 0
-	for _, a := range w.s.p.running {
-		if a.Reservation != r.Name && (r.StartMS <= w.s.now || w.s.endOf(a) > r.StartMS) {
-			n += w.ofType(r.GPUType, a.Allocs)
-		}
-	}
-	return n
-}
-
-// ofType counts the cards of a type in allocations.
-func (w *windows) ofType(typ string, allocs []*fettlev1.NodeAllocation) int {
-	if typ == "" {
-		return cards(allocs)
-	}
-	n := 0
-	for _, a := range allocs {
-		i, ok := w.s.p.cluster.Position(a.GetNode())
-		if !ok {
-			continue
-		}
-		for _, u := range a.GetGpuUuids() {
-			for _, g := range w.s.p.cluster.Node(i).GPUs {
-				if g.UUID == u && g.Type == typ {
-					n++
-				}
-			}
-		}
-	}
-	return n
 }
 
 // before is how many of the windows start before a time.
@@ -102,13 +69,13 @@ func (w *windows) before(end int64) int {
 	return n
 }
 
-// allowed are the nodes that a job may use that ends at a time; a wait when a reservation leaves it none.
+// allowed are the nodes that a job may use that ends at a time; a wait when reservations leave it none.
 func (w *windows) allowed(e *entry, end int64) (place.NodeSet, *Wait) {
 	nodes := e.shape.eligible
 	var own *window
 	if e.Reservation != "" {
 		var wait *Wait
-		if own, wait = w.own(e, end); wait != nil {
+		if own, wait = w.own(e); wait != nil {
 			return place.NodeSet{}, wait
 		}
 	}
@@ -124,7 +91,9 @@ func (w *windows) allowed(e *entry, end int64) (place.NodeSet, *Wait) {
 				nodes = nodes.Without(other.nodes)
 			}
 		}
-		if len(own.Nodes) > 0 {
+		if own.kept != nil {
+			nodes = nodes.And(own.some)
+		} else {
 			nodes = nodes.And(own.nodes)
 		}
 	}
@@ -132,6 +101,18 @@ func (w *windows) allowed(e *entry, end int64) (place.NodeSet, *Wait) {
 		return place.NodeSet{}, &Wait{fettlev1.Reason_REASON_RESERVATION, w.blame(e, n, own)}
 	}
 	return nodes, nil
+}
+
+// ahead are the nodes on which to keep something for a job that starts later: those that no reservation to come takes away, or
+// those that it could use now when there are none.
+func (w *windows) ahead(e *entry) (place.NodeSet, *Wait) {
+	if e.Reservation == "" {
+		if nodes, wait := w.allowed(e, never); wait == nil {
+			return nodes, nil
+		}
+	}
+	end, _ := e.end(w.s.now)
+	return w.allowed(e, end)
 }
 
 // blame names the first reservation in a job's way.
@@ -144,18 +125,28 @@ func (w *windows) blame(e *entry, n int, own *window) string {
 	return "the nodes of reservation " + e.Reservation + " cannot hold it"
 }
 
+// orBehind is why a job waits that would fit but for what is kept: for a reservation, or for jobs ahead.
+func (w *windows) orBehind(end int64) Wait {
+	for _, r := range w.list {
+		if r.kept != nil && r.StartMS < end && r.StartMS <= w.s.now {
+			return Wait{fettlev1.Reason_REASON_RESERVATION, "GPUs that it could use are kept for reservation " + r.Name}
+		}
+	}
+	return behindOthers
+}
+
 // own is the reservation that a job runs in.
-func (w *windows) own(e *entry, end int64) (*window, *Wait) {
+func (w *windows) own(e *entry) (*window, *Wait) {
 	for _, r := range w.list {
 		if r.Name != e.Reservation {
 			continue
 		}
 		switch {
-		case !r.Admits(e.User, e.Project):
+		case !r.admits(e.User, w.s.p.chain(e.Project)):
 			return nil, &Wait{fettlev1.Reason_REASON_RESERVATION, "reservation " + r.Name + " is not for this user or project"}
 		case r.StartMS > w.s.now:
 			return nil, &Wait{fettlev1.Reason_REASON_RESERVATION, "reservation " + r.Name + " has not begun"}
-		case e.LimitS > 0 && end > r.EndMS:
+		case e.LimitS > 0 && w.s.now+e.LimitS*1000 > r.end():
 			return nil, &Wait{fettlev1.Reason_REASON_RESERVATION, "its time limit goes beyond the end of reservation " + r.Name}
 		}
 		return r, nil
@@ -177,45 +168,45 @@ func (w *windows) union(n int) place.NodeSet {
 	return w.sets[n]
 }
 
-// spare reports whether allocations leave the reservations that keep a number of cards what they need.
-func (w *windows) spare(e *entry, allocs []*fettlev1.NodeAllocation, end int64) bool {
-	for _, r := range w.list {
-		switch {
-		case r.GPUs == 0 || len(r.Nodes) > 0:
-		case r.Name == e.Reservation:
-			if w.inside(r)+w.ofType(r.GPUType, allocs) > r.GPUs {
-				return false
-			}
-		case r.StartMS < end:
-			if n := w.ofType(r.GPUType, allocs); n > 0 && n > r.spare {
-				return false
+// enter leaves a job of a reservation of cards these cards alone, and exit puts everything back.
+func (w *windows) enter(e *entry) {
+	if e.Reservation == "" {
+		return
+	}
+	own, wait := w.own(e)
+	if wait != nil || own.kept == nil {
+		return
+	}
+	c := w.s.p.cluster
+	var others []*fettlev1.NodeAllocation
+	for _, a := range own.Cards {
+		i, ok := c.Position(a.GetNode())
+		if !ok {
+			continue
+		}
+		rest := &fettlev1.NodeAllocation{Node: a.GetNode()}
+		for _, g := range c.Node(i).GPUs {
+			if !slices.Contains(a.GetGpuUuids(), g.UUID) {
+				rest.GpuUuids = append(rest.GpuUuids, g.UUID)
 			}
 		}
+		others = append(others, rest)
 	}
-	return true
+	c.Release(own.kept.holder)
+	own.kept.entered = true
+	w.outside = holderWindow | 1<<32
+	c.Hold(w.outside, others)
 }
 
-// inside is how many cards run in a reservation.
-func (w *windows) inside(r *window) int {
-	n := 0
-	for _, a := range w.s.p.running {
-		if a.Reservation == r.Name {
-			n += w.ofType(r.GPUType, a.Allocs)
-		}
+func (w *windows) exit(e *entry) {
+	if w.outside == 0 {
+		return
 	}
-	for _, a := range w.s.started {
-		if a.Reservation == r.Name {
-			n += w.ofType(r.GPUType, a.Allocs)
-		}
-	}
-	return n
-}
-
-// took is told of a start.
-func (w *windows) took(e *entry, allocs []*fettlev1.NodeAllocation, end int64) {
-	for _, r := range w.list {
-		if r.GPUs > 0 && len(r.Nodes) == 0 && r.Name != e.Reservation && r.StartMS < end {
-			r.spare -= w.ofType(r.GPUType, allocs)
-		}
+	c := w.s.p.cluster
+	c.Release(w.outside)
+	w.outside = 0
+	if own, wait := w.own(e); wait == nil {
+		own.kept.entered, own.kept.out = false, false
+		c.Hold(own.kept.holder, own.kept.allocs)
 	}
 }
