@@ -8,8 +8,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -32,6 +34,18 @@ type Config struct {
 	Controllers []string `toml:"controllers"`
 	// GRES declares GPUs ("gpu:h100:8"); empty or "auto" detects them.
 	GRES string `toml:"gres"`
+	// GPUMemory is the memory of each declared GPU, such as "80G"; by its type, where that is known, by default.
+	GPUMemory string `toml:"gpu_memory"`
+	// Features are words that jobs' constraints refer to.
+	Features []string `toml:"features"`
+	// Switch is the network switch that the node hangs on; gangs are kept together below one.
+	Switch string `toml:"switch"`
+	// GPUReadings is how often GPUs are read. Default 5s, at least 100ms.
+	GPUReadings Duration `toml:"gpu_readings"`
+	// VRAMTolerance and VRAMTolerancePercent are how far a job may go above its share of a GPU's memory; the larger counts.
+	// 512M and 10 by default.
+	VRAMTolerance        string  `toml:"vram_tolerance"`
+	VRAMTolerancePercent *uint32 `toml:"vram_tolerance_percent"`
 	// CPUs offered; those of the machine by default.
 	CPUs uint32 `toml:"cpus"`
 	// Memory offered, such as "512G"; that of the machine by default.
@@ -52,8 +66,35 @@ type Config struct {
 	// LogLevel is debug, info, warn or error. Default info.
 	LogLevel string `toml:"log_level"`
 
-	// MemoryMiB is Memory, read; 0 when it was not given.
-	MemoryMiB int64 `toml:"-"`
+	// MemoryMiB, GPUMemoryMiB and VRAMToleranceMiB are Memory, GPUMemory and VRAMTolerance, read. 0 when the first two were
+	// not given.
+	MemoryMiB        int64 `toml:"-"`
+	GPUMemoryMiB     int64 `toml:"-"`
+	VRAMToleranceMiB int64 `toml:"-"`
+}
+
+// Defaults of what may be left out.
+const (
+	defaultGPUReadings          = 5 * time.Second
+	minGPUReadings              = 100 * time.Millisecond
+	defaultVRAMTolerance        = "512M"
+	defaultVRAMTolerancePercent = 10
+	maxVRAMTolerancePercent     = 1000
+	// maxFeatures bounds the features of a node.
+	maxFeatures = 64
+)
+
+// Duration is a time.Duration written as "5s" in TOML.
+type Duration time.Duration
+
+// UnmarshalText reads a duration with a unit.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a duration; write it as 500ms, 5s or 1m", text)
+	}
+	*d = Duration(v)
+	return nil
 }
 
 // Load reads and checks a file.
@@ -94,6 +135,16 @@ func Parse(data []byte) (*Config, error) {
 	}
 	if c.LogLevel == "" {
 		c.LogLevel = "info"
+	}
+	if c.GPUReadings == 0 {
+		c.GPUReadings = Duration(defaultGPUReadings)
+	}
+	if c.VRAMTolerance == "" {
+		c.VRAMTolerance = defaultVRAMTolerance
+	}
+	if c.VRAMTolerancePercent == nil {
+		percent := uint32(defaultVRAMTolerancePercent)
+		c.VRAMTolerancePercent = &percent
 	}
 	return c, c.check()
 }
@@ -141,10 +192,17 @@ func (c *Config) check() error {
 		}
 		c.MemoryMiB = mib
 	}
-	if c.GRES != "" && c.GRES != "auto" {
+	declared := c.GRES != "" && c.GRES != "auto"
+	if declared {
 		if _, err := gres.ParseNodeGRES(c.GRES); err != nil {
 			return err
 		}
+	}
+	if err := c.checkGPUs(declared); err != nil {
+		return err
+	}
+	if err := c.checkPlace(); err != nil {
+		return err
 	}
 	if c.Isolation != BestEffort && c.Isolation != Required {
 		return fmt.Errorf("isolation %q: unknown; use %q or %q", c.Isolation, BestEffort, Required)
@@ -154,6 +212,63 @@ func (c *Config) check() error {
 		return nil
 	}
 	return fmt.Errorf("log_level %q: unknown; use debug, info, warn or error", c.LogLevel)
+}
+
+// checkGPUs reads what is said of GPUs beside their number.
+func (c *Config) checkGPUs(declared bool) (err error) {
+	if c.GPUMemory != "" {
+		switch c.GPUMemoryMiB, err = gres.ParseSize(c.GPUMemory); {
+		case err != nil:
+			return fmt.Errorf("gpu_memory: %w", err)
+		case c.GPUMemoryMiB == 0:
+			return errors.New("gpu_memory is zero; leave it out, or write for example \"80G\"")
+		case c.GPUMemoryMiB > maxGPUMemoryMiB:
+			return fmt.Errorf("gpu_memory %q: above 16 TiB; write the memory of one GPU, for example \"80G\"", c.GPUMemory)
+		case !declared:
+			return errors.New("gpu_memory is for declared GPUs only; declare them with gres, or leave it out: the driver tells the memory of those that it finds")
+		}
+	}
+	if c.VRAMToleranceMiB, err = gres.ParseSize(c.VRAMTolerance); err != nil {
+		return fmt.Errorf("vram_tolerance: %w", err)
+	}
+	if *c.VRAMTolerancePercent > maxVRAMTolerancePercent {
+		return fmt.Errorf("vram_tolerance_percent %d: use 0 to %d", *c.VRAMTolerancePercent, maxVRAMTolerancePercent)
+	}
+	if d := time.Duration(c.GPUReadings); d < minGPUReadings {
+		return fmt.Errorf("gpu_readings %v: use at least %v", d, minGPUReadings)
+	}
+	return nil
+}
+
+// maxGPUMemoryMiB bounds a GPU's memory: 16 TiB.
+const maxGPUMemoryMiB = 16 << 20
+
+// checkPlace checks the words by which jobs find the node, and puts them into their plain form.
+func (c *Config) checkPlace() error {
+	if len(c.Features) > maxFeatures {
+		return fmt.Errorf("features: %d of them; at most %d", len(c.Features), maxFeatures)
+	}
+	plain := make([]string, 0, len(c.Features))
+	for _, f := range c.Features {
+		word, err := gres.ParseFeature(f)
+		if err != nil {
+			return fmt.Errorf("features: %w", err)
+		}
+		if slices.Contains(plain, word) {
+			return fmt.Errorf("features: %q is listed twice; list it once", word)
+		}
+		plain = append(plain, word)
+	}
+	c.Features = plain
+	if c.Switch == "" {
+		return nil
+	}
+	name, err := gres.NodeName(c.Switch)
+	if err != nil {
+		return fmt.Errorf("switch %q: not a name; use letters, digits, dots and dashes", c.Switch)
+	}
+	c.Switch = name
+	return nil
 }
 
 func checkAddress(addr string) error {

@@ -3,8 +3,10 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 const good = `
@@ -24,6 +26,27 @@ func TestDefaults(t *testing.T) {
 	}
 	c, err = Parse([]byte(good + "memory = \"2G\"\ncpus = 8\ngres = \"gpu:h100:8\"\nisolation = \"required\"\nroot_jobs = false\naddress = \"10.0.0.1\"\n"))
 	if err != nil || c.MemoryMiB != 2048 || c.CPUs != 8 || c.Isolation != Required || c.RootJobs == nil || *c.RootJobs || c.Address != "10.0.0.1" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestGPUsAndPlace(t *testing.T) {
+	t.Parallel()
+	c, err := Parse([]byte(good))
+	if err != nil || time.Duration(c.GPUReadings) != 5*time.Second || c.VRAMToleranceMiB != 512 || *c.VRAMTolerancePercent != 10 || c.GPUMemoryMiB != 0 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	c, err = Parse([]byte(good + `
+gres = "gpu:h100:8"
+gpu_memory = "94G"
+features = ["IB", "nvme-2"]
+switch = "Leaf1"
+gpu_readings = "500ms"
+vram_tolerance = "1G"
+vram_tolerance_percent = 0
+`))
+	if err != nil || c.GPUMemoryMiB != 94<<10 || !slices.Equal(c.Features, []string{"ib", "nvme-2"}) || c.Switch != "leaf1" ||
+		time.Duration(c.GPUReadings) != 500*time.Millisecond || c.VRAMToleranceMiB != 1024 || *c.VRAMTolerancePercent != 0 {
 		t.Errorf("%+v, %v", c, err)
 	}
 }
@@ -50,6 +73,16 @@ func TestRefusals(t *testing.T) {
 		good + "memory = \"lots\"\n":                          "lots",
 		good + "gres = \"gpu:h100:many\"\n":                   "many",
 		good + "shim = \"bin/fettle-shim\"\n":                 `shim "bin/fettle-shim" is relative; write an absolute path`,
+		good + "gres = \"gpu:1\"\ngpu_memory = \"much\"\n":    "gpu_memory: ",
+		good + "gres = \"gpu:1\"\ngpu_memory = \"0\"\n":       "gpu_memory is zero",
+		good + "gpu_memory = \"80G\"\n":                       "gpu_memory is for declared GPUs only",
+		good + "features = [\"a b\"]\n":                       `features: feature "a b"`,
+		good + "features = [\"ib\", \"IB\"]\n":                `features: "ib" is listed twice`,
+		good + "switch = \"top of rack\"\n":                   `switch "top of rack": not a name`,
+		good + "gpu_readings = \"often\"\n":                   "line 5: ",
+		good + "gpu_readings = \"1ms\"\n":                     "gpu_readings 1ms: use at least 100ms",
+		good + "vram_tolerance = \"some\"\n":                  "vram_tolerance: ",
+		good + "vram_tolerance_percent = 1001\n":              "vram_tolerance_percent 1001: use 0 to 1000",
 		good + "plugin_dir = \"plugins\"\n":                   `plugin_dir "plugins" is relative; write an absolute path`,
 	} {
 		_, err := Parse([]byte(text))

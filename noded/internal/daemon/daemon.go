@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -162,7 +163,8 @@ func (d *daemon) openJournal() ([]*nodemachine.Record, error) {
 }
 
 func (d *daemon) openGPUs(ctx context.Context) (err error) {
-	if d.gpus, err = gres.New(gres.Config{Node: d.cfg.Name, GRES: d.cfg.GRES, Helper: d.cfg.NVML, Logger: d.log}); err != nil {
+	if d.gpus, err = gres.New(gres.Config{Node: d.cfg.Name, GRES: d.cfg.GRES, MemoryMiB: d.cfg.GPUMemoryMiB, Helper: d.cfg.NVML,
+		Interval: time.Duration(d.cfg.GPUReadings), Logger: d.log}); err != nil {
 		return err
 	}
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,15 @@ func attempts(h *fettlev1.Hello) map[uint64]*fettlev1.AttemptReport {
 		m[r.GetKey().GetJobId()] = r
 	}
 	return m
+}
+
+func TestNodeTellsItsPlace(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, `gres = "gpu:h100:1"`, `gpu_memory = "10G"`, `features = ["ib", "NVMe"]`, `switch = "leaf1"`)
+	inv := n.leader.hello().GetInventory()
+	if !slices.Equal(inv.GetFeatures(), []string{"ib", "nvme"}) || inv.GetSwitchName() != "leaf1" || inv.GetGpus()[0].GetMemoryMib() != 10240 {
+		t.Errorf("%v", inv)
+	}
 }
 
 func TestJobFromOrderToForgotten(t *testing.T) {

@@ -39,7 +39,7 @@ func (d *daemon) refreshInventory(ctx context.Context) {
 	}
 	inv := &fettlev1.Inventory{
 		Cpus: d.cfg.CPUs, MemoryMib: d.cfg.MemoryMiB, Gpus: gpus, Isolation: iso, Version: version.Version, Os: osName(),
-		Methods: d.registry.Methods(), Address: d.cfg.Address,
+		Methods: d.registry.Methods(), Address: d.cfg.Address, Features: d.cfg.Features, SwitchName: d.cfg.Switch,
 	}
 	if inv.Cpus == 0 {
 		inv.Cpus = uint32(runtime.NumCPU())

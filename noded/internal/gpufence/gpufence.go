@@ -26,7 +26,8 @@ type device struct {
 	path  string
 	minor int
 	dev   cgroup.Device
-	uuid  string
+	// uuids are the GPU's own and those of the instances that it is cut into: all are reached through one file.
+	uuids []string
 }
 
 // Config of Detect; the zero value is this host.
@@ -47,7 +48,9 @@ func Detect(cfg Config, gpus []*fettlev1.GPU) (f *Fence, missing []string) {
 	if len(f.devices) == 0 {
 		return f, nil
 	}
+	cut := false
 	for _, g := range gpus {
+		cut = cut || g.GetMigParent() != ""
 		if g.GetDeclared() {
 			return &Fence{}, []string{"GPUs: declared ones cannot be matched with device files; every job can open every GPU"}
 		}
@@ -57,9 +60,12 @@ func Detect(cfg Config, gpus []*fettlev1.GPU) (f *Fence, missing []string) {
 		}
 		for i := range f.devices {
 			if f.devices[i].minor == minor {
-				f.devices[i].uuid = g.GetUuid()
+				f.devices[i].uuids = append(f.devices[i].uuids, g.GetUuid())
 			}
 		}
+	}
+	if cut {
+		return f, []string{"GPUs: MIG instances of one card share its device file; a job can open the instances beside its own"}
 	}
 	return f, nil
 }
@@ -109,10 +115,10 @@ func minorOf(proc, bus string) (int, error) {
 	return 0, fmt.Errorf("%s names no device minor", bus)
 }
 
-// Hidden lists the device files, and their numbers, of all GPUs that were not granted.
+// Hidden lists the device files, and their numbers, of all GPUs that were not granted, nor any instance of theirs.
 func (f *Fence) Hidden(granted []string) (paths []string, devs []cgroup.Device) {
 	for _, d := range f.devices {
-		if d.uuid == "" || !slices.Contains(granted, d.uuid) {
+		if !slices.ContainsFunc(d.uuids, func(u string) bool { return slices.Contains(granted, u) }) {
 			paths = append(paths, d.path)
 			devs = append(devs, d.dev)
 		}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -81,5 +82,26 @@ func TestUnknownDeviceFilesAreNamed(t *testing.T) {
 		t.Errorf("GPUs that nobody offers: %q", missing)
 	} else if paths, _ := f.Hidden(nil); len(paths) != 1 {
 		t.Errorf("GPUs that nobody offers are open: %q", paths)
+	}
+}
+
+// All instances of a card are reached through the card's file: a job that holds any of them must find it.
+func TestInstancesKeepTheirCard(t *testing.T) {
+	t.Parallel()
+	cfg := host(t, 0, 1)
+	instance := func(uuid string) *fettlev1.GPU {
+		return &fettlev1.GPU{Uuid: uuid, PciBusId: "0000:17:00.0", MigParent: "GPU-0"}
+	}
+	f, missing := Detect(cfg, []*fettlev1.GPU{gpu(0, "0000:17:00.0"), gpu(1, "0000:18:00.0"), instance("MIG-a"), instance("MIG-b")})
+	if len(missing) != 1 || !strings.Contains(missing[0], "MIG") {
+		t.Errorf("missing %q", missing)
+	}
+	for _, granted := range []string{"MIG-a", "MIG-b"} {
+		if paths, _ := f.Hidden([]string{granted}); !slices.Equal(paths, []string{filepath.Join(cfg.Dev, "nvidia1")}) {
+			t.Errorf("a job with %s: hidden %q", granted, paths)
+		}
+	}
+	if paths, _ := f.Hidden([]string{"GPU-1"}); !slices.Equal(paths, []string{filepath.Join(cfg.Dev, "nvidia0")}) {
+		t.Errorf("a job with the other card: hidden %q", paths)
 	}
 }

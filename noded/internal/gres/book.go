@@ -169,7 +169,7 @@ func (b *book) gpus() []*fettlev1.GPU {
 	var list []*fettlev1.GPU
 	for _, c := range b.sorted() {
 		g := &fettlev1.GPU{Index: c.index, Uuid: c.gpu.UUID, Type: c.gpu.Type, Model: c.gpu.Model, MemoryMib: c.gpu.MemoryMiB,
-			PciBusId: c.gpu.PCIBusID, NumaNode: c.gpu.NUMANode, Mig: c.gpu.MIG}
+			PciBusId: c.gpu.PCIBusID, NumaNode: c.gpu.NUMANode, Mig: c.gpu.MIG, MigParent: c.gpu.Parent}
 		for _, l := range c.links {
 			g.Links = append(g.Links, &fettlev1.NVLink{Peer: l.Peer, Links: l.Links})
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/fettle-hpc/fettle/noded/internal/gres/report"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/gres"
 	"github.com/fettle-hpc/fettle/proto/model"
 )
 
@@ -117,8 +118,11 @@ func TestInstances(t *testing.T) {
 	if got := state(b.gpus(), nil); got != "0 ok; 1 MIG is on: its instances are given to jobs instead; 2 ok; 3 ok" {
 		t.Error(got)
 	}
-	if g := b.gpus()[2]; g.GetMig() != "instance" || g.GetType() != "h100-1g.10gb" {
+	if g := b.gpus()[2]; g.GetMig() != "instance" || g.GetType() != "h100-1g.10gb" || g.GetMigParent() != card.UUID {
 		t.Errorf("%v", g)
+	}
+	if want, err := gres.ParseGRES("gpu:" + b.gpus()[2].GetType() + ":1"); err != nil || want.Type != b.gpus()[2].GetType() || want.Count != 1 {
+		t.Errorf("a job cannot ask for an instance: %v, %v", want, err)
 	}
 	// The first instance is taken apart, a third one is made: the second one stays where it is.
 	b.inventory(listOf(gpu(0), card, slice(2, card, 1), slice(3, card, 2)))

@@ -42,6 +42,8 @@ type Config struct {
 	Node string
 	// GRES is what the node declares; empty or "auto" looks for GPUs.
 	GRES string
+	// MemoryMiB is the memory of each declared GPU; 0 takes that of its type, where it is known.
+	MemoryMiB int64
 	// Helper is the path of fettle-nvml; empty looks beside the running program.
 	Helper string
 	// Library is the path of libnvidia-ml.so.1; empty means the usual places.

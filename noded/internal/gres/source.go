@@ -38,14 +38,14 @@ const HelperName = "fettle-nvml"
 // finds. Where there is no fettle-nvml the node has no GPUs, which is logged.
 func New(cfg Config) (Source, error) {
 	if s := strings.ToLower(strings.TrimSpace(cfg.GRES)); s != "" && s != Auto {
-		return NewDeclared(cfg.Node, cfg.GRES)
+		return NewDeclared(cfg.Node, cfg.GRES, cfg.MemoryMiB)
 	}
 	if cfg.Helper == "" {
 		cfg.Helper = FindHelper()
 	}
 	if cfg.Helper == "" {
 		cfg.logger().Warn("fettle-nvml is not beside the node daemon: GPUs are not detected", slog.String("remedy", "install it there, or declare GPUs with gres"))
-		return NewDeclared(cfg.Node, "none")
+		return NewDeclared(cfg.Node, "none", 0)
 	}
 	return NewNVML(cfg)
 }
@@ -80,8 +80,9 @@ type Declared struct {
 }
 
 // NewDeclared reads what a node declares, such as "gpu:h100:8" or "none". UUIDs are made from the node's name and the
-// index, the same at every start: GPU-declared-gpu1-0.
-func NewDeclared(node, declared string) (*Declared, error) {
+// index, the same at every start: GPU-declared-gpu1-0. memoryMiB is each GPU's memory; 0 takes that of the type, where it is
+// known.
+func NewDeclared(node, declared string, memoryMiB int64) (*Declared, error) {
 	if node == "" {
 		return nil, errors.New("declared GPUs need the node's name")
 	}
@@ -89,11 +90,23 @@ func NewDeclared(node, declared string) (*Declared, error) {
 	if err != nil {
 		return nil, err
 	}
+	if memoryMiB == 0 {
+		memoryMiB = typicalMemoryMiB[want.Type]
+	}
 	d := &Declared{changed: make(chan struct{})}
 	for i := range want.Count {
-		d.gpus = append(d.gpus, &fettlev1.GPU{Index: uint32(i), Uuid: declaredUUID(node, i), Type: want.Type, NumaNode: -1, Declared: true})
+		d.gpus = append(d.gpus, &fettlev1.GPU{Index: uint32(i), Uuid: declaredUUID(node, i), Type: want.Type, MemoryMib: memoryMiB, NumaNode: -1, Declared: true})
 	}
 	return d, nil
+}
+
+// typicalMemoryMiB is what the driver reports as the memory of a card of a type. Of types that are sold with more than one
+// size it is the smallest.
+var typicalMemoryMiB = map[string]int64{
+	"a10": 23028, "a10g": 23028, "a30": 24576, "a40": 46068, "a100": 40960, "a800": 40960,
+	"b200": 183359, "gh200": 97871, "h100": 81559, "h20": 97871, "h200": 143771, "h800": 81559,
+	"l4": 23034, "l40": 46068, "l40s": 46068, "p100": 16280, "t4": 15360, "v100": 16384,
+	"rtx3090": 24576, "rtx4090": 24564, "rtx5090": 32607,
 }
 
 // declaredUUID is of the form that jobs may pin. Names that do not fit the form are told apart by a hash.

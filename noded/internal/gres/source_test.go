@@ -22,7 +22,7 @@ var (
 
 func TestDeclared(t *testing.T) {
 	t.Parallel()
-	d, err := NewDeclared("gpu1", "gpu:H100:2")
+	d, err := NewDeclared("gpu1", "gpu:H100:2", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,8 +31,8 @@ func TestDeclared(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []*fettlev1.GPU{
-		{Index: 0, Uuid: "GPU-declared-gpu1-0", Type: "h100", NumaNode: -1, Declared: true},
-		{Index: 1, Uuid: "GPU-declared-gpu1-1", Type: "h100", NumaNode: -1, Declared: true},
+		{Index: 0, Uuid: "GPU-declared-gpu1-0", Type: "h100", MemoryMib: 81559, NumaNode: -1, Declared: true},
+		{Index: 1, Uuid: "GPU-declared-gpu1-1", Type: "h100", MemoryMib: 81559, NumaNode: -1, Declared: true},
 	}
 	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
 		t.Error(diff)
@@ -56,11 +56,28 @@ func TestDeclared(t *testing.T) {
 	}
 }
 
+func TestMemoryOfDeclaredGPUs(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		gres  string
+		given int64
+		want  int64
+	}{{"gpu:h200:1", 0, 143771}, {"gpu:h200:1", 10240, 10240}, {"gpu:a100:1", 0, 40960}, {"gpu:mystery:1", 0, 0}, {"gpu:mystery:1", 1024, 1024}, {"gpu:1", 0, 0}} {
+		d, err := New(Config{Node: "n1", GRES: tc.gres, MemoryMiB: tc.given})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gpus, _ := d.Inventory(t.Context()); gpus[0].GetMemoryMib() != tc.want {
+			t.Errorf("%s with %d MiB given: %d, want %d", tc.gres, tc.given, gpus[0].GetMemoryMib(), tc.want)
+		}
+	}
+}
+
 func TestDeclaredOnAnyNode(t *testing.T) {
 	t.Parallel()
 	seen := make(map[string]string)
 	for _, node := range []string{"n", "gpu-1", "gpu.1", "gpu_1", "gpu-1.example.org", strings.Repeat("a", 63), strings.Repeat("a", 64), strings.Repeat("a", 65), strings.Repeat("x.", 100)} {
-		d, err := NewDeclared(node, "gpu:64")
+		d, err := NewDeclared(node, "gpu:64", 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,13 +102,13 @@ func TestDeclaredOnAnyNode(t *testing.T) {
 
 func TestDeclaredBadly(t *testing.T) {
 	t.Parallel()
-	if _, err := NewDeclared("", "gpu:1"); err == nil {
+	if _, err := NewDeclared("", "gpu:1", 0); err == nil {
 		t.Error("no name is accepted")
 	}
-	if _, err := NewDeclared("n", "tpu:4"); err == nil || !strings.HasPrefix(err.Error(), `node gres "tpu:4": unknown resource "tpu"; `) {
+	if _, err := NewDeclared("n", "tpu:4", 0); err == nil || !strings.HasPrefix(err.Error(), `node gres "tpu:4": unknown resource "tpu"; `) {
 		t.Error(err)
 	}
-	if d, err := NewDeclared("n", "none"); err != nil {
+	if d, err := NewDeclared("n", "none", 0); err != nil {
 		t.Error(err)
 	} else if gpus, err := d.Inventory(t.Context()); err != nil || len(gpus) != 0 {
 		t.Errorf("%v, %v", gpus, err)
