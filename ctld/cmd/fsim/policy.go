@@ -1,10 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,15 +63,20 @@ var simOptions = []simOption{
 	},
 	{
 		name: "depth", standard: "1",
-		usage: "give the first `N` blocked jobs of each class of GPUs a reservation; with 0 nothing overtakes a blocked job",
+		usage: "give the first `N` blocked jobs of each class of GPUs a reservation",
 		set: func(s *simulation, value string) error {
 			n, err := strconv.Atoi(value)
-			if err != nil || n < 0 || n > 1000 {
-				return fmt.Errorf("%q is not a whole number from 0 to 1000", value)
+			if err != nil || n < 1 || n > 1000 {
+				return fmt.Errorf("%q is not a whole number from 1 to 1000", value)
 			}
-			s.replay.Depth = cmp.Or(n, -1)
+			s.replay.Depth = n
 			return nil
 		},
+	},
+	{
+		name: "strict", flag: true,
+		usage: "nothing starts ahead of a blocked job of its class of GPUs, whether or not it could delay it",
+		set:   onOff(func(s *simulation, on bool) { s.replay.Strict = on }),
 	},
 	{
 		name: "progress", standard: "off",
@@ -174,7 +179,9 @@ func contenders(c *cli.Context, compare bool) ([]fsim.Contender, error) {
 		if err != nil {
 			return nil, err
 		}
-		made.Name = spec
+		if made.Name = spec; strings.Contains(name, "/") {
+			made.Name = filepath.Base(name) + strings.TrimPrefix(spec, name)
+		}
 		out = append(out, made)
 	}
 	return out, nil

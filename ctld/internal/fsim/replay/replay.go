@@ -37,8 +37,10 @@ type Scorer interface {
 type Config struct {
 	// Scorer makes the policy for one simulation.
 	Scorer func(ctx context.Context) (Scorer, error)
-	// Depth is how many blocked jobs of a class get a reservation; 0: the planner's default, negative: none, strictly in order.
+	// Depth is how many blocked jobs of a class get a reservation; 0: the planner's default.
 	Depth int
+	// Strict lets nothing start ahead of a blocked job of its class.
+	Strict bool
 	// Kill ends jobs at their limit. Otherwise those that outlived theirs in the log run on, and the limit is a mere estimate.
 	Kill bool
 	// Shares lets jobs that ask for a part of a card share it.
@@ -320,6 +322,9 @@ func (e *engine) cycle(ctx context.Context) error {
 		e.passMS = append(e.passMS, float64(time.Since(began).Nanoseconds())/1e6)
 		for i := range plan.Placements {
 			p := &plan.Placements[i]
+			if e.cfg.Strict && p.Backfilled {
+				continue
+			}
 			e.start(e.waiting[p.Job], p.Allocs)
 		}
 		if wake := plan.WakeMS; wake > 0 {

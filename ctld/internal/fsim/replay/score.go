@@ -51,7 +51,8 @@ func Plugin(path string, settings map[string]string) func(context.Context) (Scor
 		s, err := host.NewScheduling(ctx, host.SchedulingConfig{
 			Plugin: host.Config{
 				Path: path, SocketDir: filepath.Join(dir, "s"), Settings: settings, CallTimeout: callTimeout,
-				Logger: slog.New(slog.DiscardHandler),
+				// What fails once would fail again: there is no other policy to go on with.
+				Restart: host.RestartLimits{Count: 1, MinBackoff: time.Millisecond}, Logger: slog.New(slog.DiscardHandler),
 			},
 			Builtin: policy.Defaults(),
 		})
@@ -59,7 +60,12 @@ func Plugin(path string, settings map[string]string) func(context.Context) (Scor
 			os.RemoveAll(dir)
 			return nil, err
 		}
-		return &plugin{path: path, dir: dir, host: s}, nil
+		p := &plugin{path: path, dir: dir, host: s}
+		if err := s.Plugin().Ready(ctx); err != nil {
+			p.Close()
+			return nil, err
+		}
+		return p, nil
 	}
 }
 
@@ -67,6 +73,7 @@ type plugin struct {
 	path, dir string
 	host      *host.Scheduling
 	begun     bool
+	boundS    int64
 }
 
 // Score implements Scorer. When the plugin does not decide that is an error: the figures would be another policy's.
@@ -82,12 +89,18 @@ func (p *plugin) Score(ctx context.Context, nowMS int64, changed *policy.Columns
 	if source.Builtin {
 		return nil, nil, fmt.Errorf("plugin %s does not answer: %s", p.path, source.Reason)
 	}
-	p.begun = true
+	if !p.begun {
+		p.begun = true
+		// Not every policy has a bound, or says anything of its scores.
+		if why, _, err := p.host.Explain(ctx, nowMS, &policy.Columns{}); err == nil {
+			p.boundS = (why.BoundMS + 999) / 1000
+		}
+	}
 	return got.ID, got.Score, nil
 }
 
-// BoundS implements Scorer. Nobody knows that of a plugin.
-func (p *plugin) BoundS() int64 { return 0 }
+// BoundS implements Scorer.
+func (p *plugin) BoundS() int64 { return p.boundS }
 
 // Close implements Scorer.
 func (p *plugin) Close() {
