@@ -11,7 +11,7 @@ import (
 
 // JobView decodes encoded jobs into one and the same Job, again and again, without allocating. Read are all plain fields
 // of Job; of its spec all but the nodelists, devices, environment, script, arguments, config and overrides; the newest
-// attempt with its nodes' names and GPUs; and the progress. The rest is left empty. Strings point into the bytes that were
+// attempt with its nodes' names, GPUs and exit statuses; and the progress. The rest is left empty. Strings point into the bytes that were
 // decoded. The zero value is ready for use.
 type JobView struct {
 	job          fettlev1.Job
@@ -26,6 +26,7 @@ type JobView struct {
 	attempts     [1]*fettlev1.Attempt
 	progress     fettlev1.Progress
 	nodes        pool[fettlev1.NodeAllocation]
+	exits        pool[fettlev1.Exit]
 	retries      uint32
 	floats       [3]float64
 }
@@ -328,7 +329,7 @@ func (v *JobView) decodeAttempt(b []byte) error {
 	a := &v.attempt
 	a.Number, a.Fence, a.DispatchMs, a.StartMs, a.EndMs, a.Outcome, a.Reason, a.Detail = 0, 0, 0, 0, 0, 0, 0, ""
 	a.PreemptedBy, a.LostGpuS = 0, 0
-	v.nodes.used = 0
+	v.nodes.used, v.exits.used = 0, 0
 	err := eachField(b, func(num protowire.Number, val uint64, raw []byte) error {
 		switch num {
 		case 1:
@@ -343,13 +344,16 @@ func (v *JobView) decodeAttempt(b []byte) error {
 			a.EndMs = int64(val)
 		case 6:
 			n := v.nodes.next()
-			n.Node, n.GpuUuids, n.VramMib = "", n.GpuUuids[:0], 0
+			n.Node, n.GpuUuids, n.VramMib, n.Exit = "", n.GpuUuids[:0], 0, nil
 			return eachField(raw, func(num protowire.Number, val uint64, raw []byte) error {
 				switch num {
 				case 1:
 					n.Node = text(raw)
 				case 2:
 					n.GpuUuids = append(n.GpuUuids, text(raw))
+				case 5:
+					n.Exit = v.exits.next()
+					return decodeExit(n.Exit, raw)
 				case 8:
 					n.VramMib = int64(val)
 				}
@@ -370,6 +374,24 @@ func (v *JobView) decodeAttempt(b []byte) error {
 	})
 	a.Nodes = v.nodes.lent()
 	return err
+}
+
+// decodeExit reads what a process left, and why there may be no such thing.
+func decodeExit(e *fettlev1.Exit, b []byte) error {
+	e.Code, e.Signal, e.NeverStarted, e.NodeLost = 0, 0, false, false
+	return eachField(b, func(num protowire.Number, val uint64, _ []byte) error {
+		switch num {
+		case 1:
+			e.Code = int32(val)
+		case 2:
+			e.Signal = int32(val)
+		case 3:
+			e.NeverStarted = val != 0
+		case 13:
+			e.NodeLost = val != 0
+		}
+		return nil
+	})
 }
 
 func (v *JobView) decodeProgress(b []byte) error {

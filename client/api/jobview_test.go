@@ -75,7 +75,11 @@ func viewed(j *fettlev1.Job) *fettlev1.Job {
 	}
 	for _, a := range j.GetAttempts() {
 		for i, n := range a.GetNodes() {
-			a.Nodes[i] = &fettlev1.NodeAllocation{Node: n.GetNode(), GpuUuids: n.GetGpuUuids(), VramMib: n.GetVramMib()}
+			v := &fettlev1.NodeAllocation{Node: n.GetNode(), GpuUuids: n.GetGpuUuids(), VramMib: n.GetVramMib()}
+			if e := n.GetExit(); e != nil {
+				v.Exit = &fettlev1.Exit{Code: e.GetCode(), Signal: e.GetSignal(), NeverStarted: e.GetNeverStarted(), NodeLost: e.GetNodeLost()}
+			}
+			a.Nodes[i] = v
 		}
 	}
 	return j

@@ -80,15 +80,14 @@ func TestBadDirectives(t *testing.T) {
 	const useLong = "; use a whole number of CPU cores"
 	for _, c := range []struct{ in, want string }{
 		// Slurm's options that fettle has not: each by name.
-		{"#SBATCH --array=0-9%2", "#SBATCH --array: is not supported; submit one job per element, for example in a shell loop"},
-		{"#SBATCH -a 1-4294967295", "#SBATCH -a: is not supported; submit one job per element, for example in a shell loop"},
-		{"#SBATCH --dependency=afterok:12", "#SBATCH --dependency: is not supported; submit the next job when this one has ended, for example after fsubmit --wait"},
+		{"#SBATCH --array=0-9%", `#SBATCH --array "0-9%": the limit "" is not a number; use elements such as 0-99%4 or 1,3,5-9:2`},
+		{"#SBATCH -a 1-4294967295", `#SBATCH -a "1-4294967295": "1-4294967295" is above 999999; use elements such as 0-99%4 or 1,3,5-9:2`},
+		{"#SBATCH --kill-on-invalid-dep=no", `#SBATCH --kill-on-invalid-dep "no": only yes is supported; a job whose dependency can never be met is cancelled; leave it out`},
 		{"#SBATCH --qos=high", "#SBATCH --qos: is not supported; use --priority and --partition"},
 		{"#SBATCH -q high", "#SBATCH -q: is not supported; use --priority and --partition"},
 		{"#FETTLE --qos high", "#FETTLE --qos: is not supported; use --priority and --partition"},
-		{"#SBATCH --exclusive", "#SBATCH --exclusive: is not supported; ask for all of a node's GPUs with --gpus-per-node"},
-		{"#SBATCH --exclusive=user", "#SBATCH --exclusive: is not supported; ask for all of a node's GPUs with --gpus-per-node"},
-		{"#SBATCH --constraint='a100&nvlink'", "#SBATCH --constraint: is not supported; name the GPU type with --gres gpu:TYPE:N or the nodes with --nodelist"},
+		{"#SBATCH --exclusive=user", `#SBATCH --exclusive: takes no value; remove "user"`},
+		{"#SBATCH --constraint='a100&'", `#SBATCH --constraint "a100&": ends where a feature is wanted; join features with & and |, negate with !, group with (), for example ib&(h100|h200)`},
 		{"#SBATCH --licenses=x", "#SBATCH --licenses: is not supported; ask an admin for a partition that has it, and use --partition"},
 		{"#SBATCH --mail-type=END", `#SBATCH --mail-type "END": only none is supported; follow the job with fsubmit --wait or fqueue --watch`},
 		{"#SBATCH --mail-user=a@b.c", "#SBATCH --mail-user: is not supported; follow the job with fsubmit --wait or fqueue --watch"},
@@ -102,7 +101,8 @@ func TestBadDirectives(t *testing.T) {
 		{"#SBATCH --signal=B:USR1@120", "#SBATCH --signal: is not supported; trap TERM in the script and set the time before KILL with #FETTLE --kill-grace"},
 		{"#SBATCH --wait", "#SBATCH --wait: does not belong in a file; give it on the command line"},
 		{"#FETTLE --dry-run", "#FETTLE --dry-run: does not belong in a file; give it on the command line"},
-		{"#FETTLE --vram 20G", "#FETTLE --vram: is not supported; ask for whole GPUs with --gpus or --gres"},
+		{"#SBATCH --vram=20G", "#SBATCH --vram: is not supported; it is fettle's own: write #FETTLE --vram"},
+		{"#SBATCH --preempt", "#SBATCH --preempt: is not supported; it is fettle's own: write #FETTLE --preempt"},
 		{"#SBATCH --retries=3", "#SBATCH --retries: is not supported; it is fettle's own: write #FETTLE --retries"},
 		{"#SBATCH hetjob", "#SBATCH hetjob: is not supported; submit one job for each part"},
 		// Typing errors.
@@ -136,7 +136,7 @@ func TestBadDirectives(t *testing.T) {
 		{"#SBATCH --time=0", `#SBATCH --time "0": is zero; use UNLIMITED for the longest possible, or minutes, HH:MM:SS, D-HH:MM:SS or 90m`},
 		{"#SBATCH --nodes=0", `#SBATCH --nodes "0": is below 1; use a number of nodes from 1 to 1024`},
 		{"#SBATCH --nodes=-1", `#SBATCH --nodes "-1": is below 1; use a number of nodes from 1 to 1024`},
-		{"#SBATCH --nodes=1-4", `#SBATCH --nodes "1-4": is a range; say one number: a job gets all of its nodes or none`},
+		{"#SBATCH --nodes=1-4", `#SBATCH --nodes "1-4": is a range; say one number, or any with --gpus: a job gets all of its nodes or none`},
 		{"#SBATCH --nodes=2000", `#SBATCH --nodes "2000": is above 1024; use a number of nodes from 1 to 1024`},
 		{"#SBATCH --nodes=99999999999999999999", `#SBATCH --nodes "99999999999999999999": is out of range; use a number of nodes from 1 to 1024`},
 		{"#SBATCH --gpus=0", `#SBATCH --gpus "0": the count is zero; leave the option out for a job without GPUs`},
@@ -157,7 +157,7 @@ func TestBadDirectives(t *testing.T) {
 		{"#SBATCH -J a\x1b[31m", `#SBATCH -J "a\x1b[31m": holds a control character; remove it`},
 		{"#SBATCH -J \xff", `#SBATCH -J "\xff": is not valid UTF-8; write it in UTF-8`},
 		{"#SBATCH -J " + strings.Repeat("a", 129), `#SBATCH -J "` + strings.Repeat("a", 64) + `"...: is longer than 128 bytes; shorten it`},
-		{"#SBATCH -o slurm-%A_%a.out", `#SBATCH -o "slurm-%A_%a.out": has the pattern "%a"; it is the array index in Slurm, and job arrays are not supported; remove it`},
+		{"#SBATCH -o slurm-%A_%a.out", `#SBATCH -o "slurm-%A_%a.out": has the pattern "%a"; it is the array index in Slurm; use %j, which differs for each element`},
 		{"#SBATCH -o %q.out", `#SBATCH -o "%q.out": has an unknown pattern "%q"; use %j (job), %a (attempt), %x (name), %N (first node), %u (user) or %%`},
 		{"#SBATCH -o out%", `#SBATCH -o "out%": ends in a lone %; write %% for a percent sign`},
 		{"#SBATCH --open-mode=w", `#SBATCH --open-mode "w": is neither append nor truncate; use one of them`},
@@ -187,7 +187,7 @@ func TestBadDirectives(t *testing.T) {
 
 func TestEveryMistakeIsReportedOnceAndBounded(t *testing.T) {
 	t.Parallel()
-	_, err := lines("#SBATCH --array 1-2 --time=5x --qos high -N 1\n#SBATCH --tme 5 --wibble wobble --hold")
+	_, err := lines("#SBATCH --signal 1-2 --time=5x --qos high -N 1\n#SBATCH --tme 5 --wibble wobble --hold")
 	var list Errors
 	if !errors.As(err, &list) {
 		t.Fatal(err)
@@ -196,10 +196,10 @@ func TestEveryMistakeIsReportedOnceAndBounded(t *testing.T) {
 	for _, e := range list {
 		got = append(got, e.Option)
 	}
-	if want := []string{"--array", "--time", "--qos", "--tme", "--wibble"}; !slices.Equal(got, want) {
+	if want := []string{"--signal", "--time", "--qos", "--tme", "--wibble"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	_, err = lines(strings.Repeat("#SBATCH --array 1\n", 5000))
+	_, err = lines(strings.Repeat("#SBATCH --signal 1\n", 5000))
 	if !errors.As(err, &list) || len(list) != maxErrors {
 		t.Errorf("%d errors", len(list))
 	}

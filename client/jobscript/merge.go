@@ -75,7 +75,7 @@ func place(o Option) string {
 }
 
 func sameGPUs(a, b string) bool {
-	x, errX := gres.ParseGRES(a)
-	y, errY := gres.ParseGRES(b)
-	return errX == nil && errY == nil && x == y
+	x, errX := gres.ParseGRESList(a)
+	y, errY := gres.ParseGRESList(b)
+	return errX == nil && errY == nil && slices.Equal(x, y)
 }

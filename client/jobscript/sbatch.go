@@ -26,23 +26,20 @@ const (
 	viaMail     = "follow the job with fsubmit --wait or fqueue --watch"
 	viaPriority = "use #FETTLE --priority 1 (most urgent) to 10"
 	viaOutside  = "start a container in the script"
-	viaLater    = "submit the next job when this one has ended, for example after fsubmit --wait"
 )
 
 // foreigns is every sbatch option that is not in specs under the same name, up to Slurm 26.05. Together with specs it
 // is the complete list, so that a typing error can be told from an option that fettle lacks.
 var foreigns = []foreign{
 	{name: "acctg-freq", arg: argRequired, remedy: viaNothing},
-	{name: "array", short: "a", arg: argRequired, remedy: "submit one job per element, for example in a shell loop"},
 	{name: "autocomplete", arg: argRequired, remedy: viaLine},
-	{name: "batch", arg: argRequired, remedy: viaSite},
+	{name: "batch", arg: argRequired, remedy: "use --constraint"},
 	{name: "bb", arg: argRequired, remedy: "copy the data in the script"},
 	{name: "bbf", arg: argRequired, remedy: "copy the data in the script"},
 	{name: "cluster-constraint", arg: argRequired, remedy: "name the cluster's controllers with fsubmit --controllers"},
 	{name: "cluster", arg: argRequired, remedy: "name the cluster's controllers with fsubmit --controllers"},
 	{name: "clusters", short: "M", arg: argRequired, remedy: "name the cluster's controllers with fsubmit --controllers"},
 	{name: "consolidate-segments", remedy: viaNothing},
-	{name: "constraint", short: "C", arg: argRequired, remedy: "name the GPU type with --gres gpu:TYPE:N or the nodes with --nodelist"},
 	{name: "container", arg: argRequired, remedy: viaOutside},
 	{name: "container-id", arg: argRequired, remedy: viaOutside},
 	{name: "context", arg: argRequired, remedy: viaNothing},
@@ -51,11 +48,8 @@ var foreigns = []foreign{
 	{name: "cores-per-socket", arg: argRequired, remedy: "use --cpus-per-task"},
 	{name: "cpu-freq", arg: argRequired, remedy: viaNothing},
 	{name: "cpus-per-gpu", arg: argRequired, remedy: "use --cpus-per-task, the CPU cores on each node"},
-	{name: "deadline", arg: argRequired, remedy: "use --priority and --time"},
 	{name: "delay-boot", arg: argRequired, remedy: viaNothing},
-	{name: "dependency", short: "d", arg: argRequired, remedy: viaLater},
 	{name: "distribution", short: "m", arg: argRequired, remedy: viaTasks},
-	{name: "exclusive", arg: argOptional, remedy: "ask for all of a node's GPUs with --gpus-per-node"},
 	{name: "export-file", arg: argRequired, remedy: "read the file in the script, or use --export NAME=VALUE"},
 	{name: "external", remedy: viaNothing},
 	{name: "extra", arg: argRequired, remedy: "use --comment"},
@@ -71,7 +65,7 @@ var foreigns = []foreign{
 	{name: "hint", arg: argRequired, remedy: viaBinding},
 	{name: "ignore-pbs", remedy: "#PBS lines are never read; leave it out"},
 	{name: "input", short: "i", arg: argRequired, remedy: "redirect stdin in the script"},
-	{name: "kill-on-invalid-dep", arg: argRequired, remedy: viaLater},
+	{name: "kill-on-invalid-dep", arg: argRequired, remedy: "a job whose dependency can never be met is cancelled; leave it out", neutral: []string{"yes"}},
 	{name: "licenses", short: "L", arg: argRequired, remedy: viaSite},
 	{name: "mail-type", arg: argRequired, remedy: viaMail, neutral: []string{"none"}},
 	{name: "mail-user", arg: argRequired, remedy: viaMail},
@@ -93,21 +87,20 @@ var foreigns = []foreign{
 	{name: "ntasks-per-tres", arg: argRequired, remedy: viaTasks},
 	{name: "oom-kill-step", arg: argOptional, remedy: viaNothing},
 	{name: "overcommit", short: "O", remedy: "use --cpus-per-task"},
-	{name: "oversubscribe", short: "s", remedy: "GPUs and CPU cores are never shared between jobs; leave it out"},
+	{name: "oversubscribe", short: "s", remedy: "CPU cores are never shared between jobs; share GPUs by memory with #FETTLE --vram"},
 	{name: "parsable", arg: argOptional, remedy: viaLine},
 	{name: "power", arg: argRequired, remedy: viaNothing},
-	{name: "prefer", arg: argRequired, remedy: "name the GPU type with --gres gpu:TYPE:N or the nodes with --nodelist"},
+	{name: "prefer", arg: argRequired, remedy: "name GPUs in order of preference with --gres gpu:TYPE:N|gpu:TYPE:N, or use --constraint"},
 	{name: "profile", arg: argRequired, remedy: "read the training curve with flog --stats"},
 	{name: "propagate", arg: argOptional, remedy: "set limits in the script with ulimit"},
 	{name: "qos", short: "q", arg: argRequired, remedy: "use --priority and --partition"},
 	{name: "quiet", short: "Q", remedy: viaNothing},
 	{name: "reboot", remedy: viaSite},
-	{name: "reservation", arg: argRequired, remedy: viaSite},
 	{name: "resources", arg: argRequired, remedy: viaSite},
 	{name: "resv-ports", arg: argOptional, remedy: "use MASTER_PORT, which every job is given"},
 	{name: "runtime", arg: argRequired, remedy: viaOutside},
 	{name: "segment", arg: argRequired, remedy: "name the nodes with --nodelist"},
-	{name: "share", remedy: "GPUs and CPU cores are never shared between jobs; leave it out"},
+	{name: "share", remedy: "CPU cores are never shared between jobs; share GPUs by memory with #FETTLE --vram"},
 	{name: "signal", arg: argRequired, remedy: "trap TERM in the script and set the time before KILL with #FETTLE --kill-grace"},
 	{name: "sockets-per-node", arg: argRequired, remedy: "use --cpus-per-task"},
 	{name: "spread-job", remedy: viaNothing},
@@ -144,13 +137,12 @@ var ours = []foreign{
 	{name: "dry-run", remedy: viaLine},
 	{name: "follow", remedy: viaLine},
 	{name: "json", remedy: viaLine},
-	{name: "preempt", remedy: "use --priority: an urgent job waits at the head of the queue"},
 	{name: "secret", arg: argRequired, remedy: "let the job read secrets from a file that only you may read"},
-	{name: "vram", arg: argRequired, remedy: "ask for whole GPUs with --gpus or --gres"},
 }
 
 // slurmLacks are names in specs that sbatch does not have.
-var slurmLacks = []string{"name", OptMethod, OptProject, OptCPUs, OptDevice, OptRetries, OptKillGrace, OptSet}
+var slurmLacks = []string{"name", OptMethod, OptProject, OptCPUs, OptDevice, OptRetries, OptKillGrace, OptSet,
+	OptVRAM, OptPreempt, OptNoPreemptible}
 
 var foreignByName, foreignByShort = indexForeigns()
 
@@ -219,7 +211,7 @@ func slurmPattern(v string) (string, *fault) {
 		case 'A':
 			b.WriteByte('j')
 		case 'a':
-			return v, &fault{`has the pattern "%a"`, "it is the array index in Slurm, and job arrays are not supported; remove it"}
+			return v, &fault{`has the pattern "%a"`, "it is the array index in Slurm; use %j, which differs for each element"}
 		default:
 			b.WriteByte(v[i])
 		}

@@ -20,7 +20,8 @@ tres-bind tres-per-task uid usage use-min-nodes verbose:v version:V wait:W wait-
 
 // mapped is what fettle has for a value, by sbatch's name.
 var mapped = map[string]string{
-	"account": "nlp", "begin": "now", "chdir": "/x", "comment": "x", "cpus-per-task": "2", "error": "x", "exclude": "n1",
+	"account": "nlp", "array": "0-9%2", "begin": "now", "chdir": "/x", "comment": "x", "constraint": "ib", "cpus-per-task": "2", "deadline": "now+1h",
+	"dependency": "afterok:1:2,singleton", "exclusive": "", "reservation": "r1", "error": "x", "exclude": "n1",
 	"export": "ALL", "gpus": "1", "gpus-per-node": "1", "gres": "gpu:1", "hold": "", "job-name": "x", "mem": "1G",
 	"no-requeue": "", "nodelist": "n1", "nodes": "1", "open-mode": "append", "output": "x", "partition": "x",
 	"requeue": "", "time": "1",
@@ -123,7 +124,7 @@ func TestNewOption(t *testing.T) {
 		name, value, want string
 	}{
 		{OriginFlag, "time", "5x", `--time "5x": unknown unit "x"; use minutes, HH:MM:SS, D-HH:MM:SS or 90m`},
-		{OriginFlag, "array", "0-9", "--array: is not supported; submit one job per element, for example in a shell loop"},
+		{OriginFlag, "qos", "x", "--qos: is not supported; use --priority and --partition"},
 		{OriginFlag, "tiem", "5", "--tiem: is not an option of fsubmit; did you mean --time?"},
 		{OriginFlag, "Z", "5", "-Z: is not an option of fsubmit; see fsubmit --help"},
 		{OriginDefault, "priority", "x", `default --priority "x": is not a whole number; use 1 (most urgent) to 10`},

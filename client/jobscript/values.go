@@ -108,12 +108,15 @@ func checkInt(lo, hi int64, remedy string) func(string) (string, *fault) {
 	}
 }
 
-// checkNodes accepts N, and Slurm's MIN-MAX when both are the same.
+// checkNodes accepts N, "any", and Slurm's MIN-MAX when both are the same.
 func checkNodes(v string) (string, *fault) {
 	const remedy = "use a number of nodes from 1 to 1024"
+	if strings.EqualFold(strings.TrimSpace(v), AnyNodes) {
+		return AnyNodes, nil
+	}
 	if lo, hi, isRange := strings.Cut(strings.TrimSpace(v), "-"); isRange && lo != "" && hi != "" {
 		if lo != hi {
-			return v, &fault{"is a range", "say one number: a job gets all of its nodes or none"}
+			return v, &fault{"is a range", "say one number, or any with --gpus: a job gets all of its nodes or none"}
 		}
 		v = lo
 	}
@@ -126,11 +129,42 @@ func checkGPUs(v string) (string, *fault) {
 }
 
 func checkGRES(v string) (string, *fault) {
-	g, err := gres.ParseGRES(v)
+	list, err := gres.ParseGRESList(v)
 	if err != nil {
 		return v, faultOf(err)
 	}
-	return g.String(), nil
+	words := make([]string, len(list))
+	for i, g := range list {
+		words[i] = g.String()
+	}
+	return strings.Join(words, "|"), nil
+}
+
+func checkArray(v string) (string, *fault) {
+	a, err := gres.ParseArray(v)
+	if err != nil {
+		return v, faultOf(err)
+	}
+	return a.String(), nil
+}
+
+func checkDependency(v string) (string, *fault) {
+	d, err := gres.ParseDependencies(v)
+	if err != nil {
+		return v, faultOf(err)
+	}
+	return d.String(), nil
+}
+
+func checkConstraint(v string) (string, *fault) {
+	if f := text(v, gres.MaxConstraintLen); f != nil {
+		return v, f
+	}
+	c, err := gres.ParseConstraint(v)
+	if err != nil {
+		return v, faultOf(err)
+	}
+	return c.String(), nil
 }
 
 func checkGPUsPerNode(v string) (string, *fault) {

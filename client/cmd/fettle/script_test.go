@@ -155,6 +155,9 @@ func fake(ts *testscript.TestScript, neg bool, args []string) {
 			if len(args) > 3 {
 				j.Attempt = uint32(number(args[3]))
 			}
+			if model.Terminal(st) && len(args) > 2 {
+				j.Attempts = []*fettlev1.Attempt{{Number: j.GetAttempt(), Outcome: st, Nodes: []*fettlev1.NodeAllocation{{Node: "n1", Exit: &fettlev1.Exit{Code: j.GetExitCode()}}}}}
+			}
 		})
 	case "refuse": // FIELD PROBLEM REMEDY, of every submit
 		d := &fettlev1.ErrorDetail{Field: args[0], Problem: args[1], Remedy: args[2]}

@@ -453,7 +453,9 @@ func TestJobSummaries(t *testing.T) {
 	t.Parallel()
 	var got []string
 	for _, s := range model.States() {
-		got = append(got, jobSummary(&fettlev1.Job{Id: 7, State: s, ExitCode: 2, Attempt: 2, StartMs: 1000, EndMs: 5500, Detail: "why", Spec: &fettlev1.JobSpec{Name: "x"}}))
+		last := &fettlev1.Attempt{Number: 2, Outcome: s, Nodes: []*fettlev1.NodeAllocation{{Node: "n1", Exit: &fettlev1.Exit{Code: 2}}}}
+		got = append(got, jobSummary(&fettlev1.Job{Id: 7, State: s, ExitCode: 2, Attempt: 2, StartMs: 1000, EndMs: 5500, Detail: "why", Spec: &fettlev1.JobSpec{Name: "x"},
+			Attempts: []*fettlev1.Attempt{last}}))
 	}
 	golden(t, "summaries.txt", strings.Join(got, "\n")+"\n")
 	if slices.Contains(got, "") {

@@ -56,10 +56,25 @@ func specFields(s *fettlev1.JobSpec) []field {
 	if b := s.GetBeginMs(); b > 0 {
 		begin = render.Time(b)
 	}
-	n, typ := model.GPUs(s)
-	gpus := ""
-	if n > 0 {
-		gpus = gres.GPUs{Type: typ, Count: int(n)}.String() + " on each node"
+	nodes := strconv.FormatUint(uint64(max(s.GetNodes(), 1)), 10)
+	if s.GetGpusTotal().GetCount() > 0 {
+		nodes = "as many as it takes"
+	}
+	vram := ""
+	if v := s.GetVramMib(); v > 0 {
+		vram = render.Size(v) + " of each GPU, shared with others"
+	}
+	deadline := ""
+	if d := s.GetDeadlineMs(); d > 0 {
+		deadline = render.Time(d)
+	}
+	array := ""
+	if a := s.GetArray(); a != nil {
+		array = model.ArrayText(a)
+	}
+	estimate := ""
+	if e := s.GetEstimatedRunS(); e > 0 {
+		estimate = "about " + render.Span(e)
 	}
 	devices := slices.Clone(s.GetDeviceUuids())
 	for _, i := range s.GetDeviceIndexes() {
@@ -83,15 +98,25 @@ func specFields(s *fettlev1.JobSpec) []field {
 		{"Partition", s.GetPartition()},
 		{"Project", s.GetProject()},
 		{"Comment", s.GetComment()},
-		{"Nodes", strconv.FormatUint(uint64(max(s.GetNodes(), 1)), 10)},
-		{"GPUs", gpus},
+		{"Array", array},
+		{"After", model.DependenciesText(s.GetDependencies(), s.GetDependencyAny())},
+		{"Nodes", nodes},
+		{"GPUs", gpusAsked(s)},
+		{"GPU memory", vram},
+		{"Exclusive", yes(s.GetExclusive(), "no other job on its nodes")},
 		{"CPUs", strconv.FormatUint(uint64(max(s.GetCpusPerNode(), 1)), 10) + " on each node"},
 		{"Memory", mem},
 		{"Only on", gres.FormatHosts(s.GetNodelist())},
 		{"Not on", gres.FormatHosts(s.GetExclude())},
+		{"Features", s.GetConstraint()},
 		{"Devices", strings.Join(devices, ", ")},
+		{"Reservation", s.GetReservation()},
 		{"Time limit", limit},
+		{"Estimate", estimate},
 		{"Not before", begin},
+		{"Deadline", deadline},
+		{"May preempt", yes(s.GetPreempt(), "jobs of lesser rank")},
+		{"Preemptible", yes(s.GetNoPreemptible(), "no")},
 		{"Held", yes(s.GetHold(), "at submit")},
 		{"Started again", requeue},
 		{"Directory", s.GetWorkDir()},
@@ -101,6 +126,21 @@ func specFields(s *fettlev1.JobSpec) []field {
 		{"Overrides", strings.Join(set, " ")},
 		{"Arguments", quoteArgs(s.GetArgs())},
 	}
+}
+
+// gpusAsked is what a job asks of GPUs, in words; empty for none.
+func gpusAsked(s *fettlev1.JobSpec) string {
+	if t := s.GetGpusTotal(); t.GetCount() > 0 {
+		return gres.GPUs{Type: t.GetType(), Count: int(t.GetCount())}.String() + " in all"
+	}
+	var choices []string
+	for _, g := range model.GPUChoices(s) {
+		choices = append(choices, gres.GPUs{Type: g.GetType(), Count: int(g.GetCount())}.String())
+	}
+	if len(choices) == 0 {
+		return ""
+	}
+	return strings.Join(choices, " or ") + " on each node"
 }
 
 // quoteArgs shows arguments so that their ends can be told.
@@ -150,7 +190,7 @@ func (c *call) writeJob(w io.Writer, j *fettlev1.Job, now time.Time) error {
 		}
 		fs = append(fs, field{"Progress", s})
 	}
-	if j.GetCancelRequested() && !model.Terminal(j.GetState()) {
+	if j.GetCancelRequested() && model.HoldsResources(j.GetState()) {
 		fs = append(fs, field{"Cancelled", "yes, its processes are being ended"})
 	}
 	writeFields(w, append(fs, specFields(j.GetSpec())...))

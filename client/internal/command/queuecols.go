@@ -218,9 +218,9 @@ func nodesOrReason(j *fettlev1.Job) string {
 	return pendingReason(j.GetReason())
 }
 
-// exitText is a finished job's exit status.
+// exitText is a finished job's exit status, "-" where no process left one.
 func exitText(j *fettlev1.Job) string {
-	if !model.Terminal(j.GetState()) {
+	if !model.HasExitStatus(j) {
 		return "-"
 	}
 	return strconv.Itoa(int(j.GetExitCode()))

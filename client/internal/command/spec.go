@@ -46,6 +46,7 @@ func (b *specBuilder) build() (*fettlev1.JobSpec, error) {
 	if err := b.payload(s, cwd); err != nil {
 		return nil, err
 	}
+	b.warnOneFile(s)
 	s.Env = b.environment(export)
 	if !utf8.ValidString(s.WorkDir) {
 		return nil, errors.New("the current directory's name is not valid UTF-8; submit from another one or use --chdir")
@@ -54,6 +55,15 @@ func (b *specBuilder) build() (*fettlev1.JobSpec, error) {
 		return nil, b.locate(err)
 	}
 	return s, nil
+}
+
+// warnOneFile warns of an array whose elements write to one file.
+func (b *specBuilder) warnOneFile(s *fettlev1.JobSpec) {
+	for _, p := range []string{s.GetStdoutPath(), s.GetStderrPath()} {
+		if s.GetArray() != nil && p != "" && p != "/dev/null" && !strings.Contains(strings.ReplaceAll(p, "%%", ""), "%j") {
+			b.warnings = append(b.warnings, "all elements of the array write to "+show(p)+"; put %j into the name, which differs for each")
+		}
+	}
 }
 
 // jobName is a job's name when none was given: the file's, without the ending of a config.
@@ -102,7 +112,9 @@ func (b *specBuilder) apply(s *fettlev1.JobSpec, o jobscript.Option, cwd string,
 	case jobscript.OptComment:
 		s.Comment = v
 	case jobscript.OptNodes:
-		s.Nodes = number(32)
+		if v != jobscript.AnyNodes {
+			s.Nodes = number(32)
+		}
 	case jobscript.OptCPUs:
 		s.CpusPerNode = number(32)
 	case jobscript.OptMem:
@@ -130,6 +142,33 @@ func (b *specBuilder) apply(s *fettlev1.JobSpec, o jobscript.Option, cwd string,
 		if at, err = gres.ParseBegin(v, now, time.Local); err == nil && at.After(now) {
 			s.BeginMs = at.UnixMilli()
 		}
+	case jobscript.OptDeadline:
+		var at time.Time
+		if at, err = gres.ParseBegin(v, b.env.Now(), time.Local); err == nil {
+			s.DeadlineMs = at.UnixMilli()
+		}
+	case jobscript.OptVRAM:
+		s.VramMib, err = gres.ParseSize(v)
+	case jobscript.OptExclusive:
+		s.Exclusive = true
+	case jobscript.OptConstraint:
+		s.Constraint = v
+	case jobscript.OptArray:
+		var a gres.Array
+		if a, err = gres.ParseArray(v); err == nil {
+			s.Array = &fettlev1.ArraySpec{Ranges: model.ArrayRanges(a.Ranges), MaxRunning: a.MaxRunning}
+		}
+	case jobscript.OptDependency:
+		var d gres.Dependencies
+		if d, err = gres.ParseDependencies(v); err == nil {
+			s.Dependencies, s.DependencyAny = model.ToDependencies(d), d.Any
+		}
+	case jobscript.OptPreempt:
+		s.Preempt = true
+	case jobscript.OptNoPreemptible:
+		s.NoPreemptible = true
+	case jobscript.OptReservation:
+		s.Reservation = v
 	case jobscript.OptHold:
 		s.Hold = v == "true"
 	case jobscript.OptRequeue:
@@ -175,30 +214,54 @@ func limitSeconds(d time.Duration) int64 {
 	return int64(d / time.Second)
 }
 
-// gpus works out the GPUs of each node.
+// gpus works out the GPUs: on each node, perhaps with alternatives, or in all.
 func (b *specBuilder) gpus(s *fettlev1.JobSpec) error {
-	nodes := int(max(s.GetNodes(), 1))
-	var want gres.GPUs
+	nodes, _ := jobscript.Find(b.options, jobscript.OptNodes)
+	var choices []gres.GPUs
 	for _, o := range b.options {
 		var err error
 		switch o.Name {
 		case jobscript.OptGPUs:
-			if want, err = gres.ParseGPUs(o.Value); err == nil {
-				want, err = want.Split(nodes)
+			var want gres.GPUs
+			if want, err = gres.ParseGPUs(o.Value); err != nil {
+				return o.Wrap(err)
 			}
+			if nodes.Value == jobscript.AnyNodes {
+				if len(s.GetDeviceIndexes())+len(s.GetDeviceUuids()) > 0 {
+					return b.refuse(jobscript.OptDevice, "does not go with --nodes any", "say how many nodes, or leave the device out")
+				}
+				s.GpusTotal = &fettlev1.GPURequest{Type: want.Type, Count: uint32(want.Count)}
+				return nil
+			}
+			if want, err = want.Split(int(max(s.GetNodes(), 1))); err == nil && want.Count > gres.MaxGPUsPerNode {
+				return o.Refuse("is more than "+strconv.Itoa(gres.MaxGPUsPerNode)+" on one node", "say over how many with --nodes, or --nodes any")
+			}
+			choices = []gres.GPUs{want}
 		case jobscript.OptGRES:
-			want, err = gres.ParseGRES(o.Value)
+			choices, err = gres.ParseGRESList(o.Value)
 		}
 		if err != nil {
 			return o.Wrap(err)
 		}
 	}
-	pins := len(s.GetDeviceIndexes()) + len(s.GetDeviceUuids())
-	if want.Count == 0 && pins > 0 {
-		want.Count = pins
+	if nodes.Value == jobscript.AnyNodes {
+		return nodes.Refuse("goes with GPUs of the whole job", "say how many with --gpus")
 	}
-	if want.Count > 0 {
-		s.GpusPerNode = &fettlev1.GPURequest{Type: want.Type, Count: uint32(want.Count)}
+	if len(choices) == 0 || choices[0].Count == 0 {
+		choices = []gres.GPUs{{Count: len(s.GetDeviceIndexes()) + len(s.GetDeviceUuids())}}
+		if choices[0].Count == 0 && s.GetVramMib() > 0 {
+			choices[0].Count = 1
+		}
+	}
+	for i, g := range choices {
+		r := &fettlev1.GPURequest{Type: g.Type, Count: uint32(g.Count)}
+		switch {
+		case g.Count == 0:
+		case i == 0:
+			s.GpusPerNode = r
+		default:
+			s.GpuAlternatives = append(s.GpuAlternatives, r)
+		}
 	}
 	return nil
 }

@@ -81,10 +81,13 @@ func jobSummary(j *fettlev1.Job) string {
 	case model.Completed:
 		b.WriteString(" completed")
 	case model.Failed:
-		if neverRan(j) {
-			b.WriteString(" failed before it started")
-		} else {
+		switch {
+		case model.HasExitStatus(j):
 			b.WriteString(" failed with exit status " + code)
+		case neverRan(j):
+			b.WriteString(" failed before it started")
+		default:
+			b.WriteString(" failed")
 		}
 	case model.Cancelled:
 		b.WriteString(" was cancelled")
