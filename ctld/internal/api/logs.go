@@ -7,8 +7,10 @@ import (
 
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/gres"
 	"github.com/fettle-hpc/fettle/proto/model"
 	"github.com/fettle-hpc/fettle/proto/nodemachine"
+	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
 )
 
 // ReadLog implements fettle.v1.ControllerService. Nodes are connected to the leader, so it is served there.
@@ -32,9 +34,9 @@ func (s *Server) ReadLog(req *fettlev1.ReadLogRequest, stream grpc.ServerStreami
 		return err
 	}
 	defer leave()
-	j := s.cfg.Store.Snapshot().Job(req.GetJobId())
-	if j == nil || (!actor.GetAdmin() && actor.GetUid() != j.UID) {
-		return refuse(model.NotFound, "job", "no such job of yours: "+idText(req.GetJobId()), "fqueue --all lists your jobs")
+	j, err := s.awaitRow(stream.Context(), actor, req)
+	if err != nil {
+		return s.toStatus(err)
 	}
 	if req.GetAttempt() > j.Attempt {
 		return refuse(model.NotFound, "attempt", "job "+idText(j.ID)+" has had "+idText(uint64(j.Attempt))+" attempts", "leave the attempt out for the newest")
@@ -65,6 +67,33 @@ func (s *Server) ReadLog(req *fettlev1.ReadLogRequest, stream grpc.ServerStreami
 		return stream.Send(&fettlev1.ReadLogResponse{Attempt: j.Attempt, Job: s.row(stream.Context(), j, false)})
 	}
 	return nil
+}
+
+// awaitRow finds the job whose output is asked for, and puts the number of its row into the request. An element that has not
+// started has neither row nor output yet: when following, its start is waited for.
+func (s *Server) awaitRow(ctx context.Context, actor *raftlogv1.Actor, req *fettlev1.ReadLogRequest) (*state.Job, error) {
+	sub := s.cfg.Store.Subscribe(1)
+	defer sub.Close()
+	for {
+		name := nameOf(req.GetJobId(), req.ArrayIndex)
+		j := oneJob(s.cfg.Store.Snapshot(), req.GetJobId(), req.ArrayIndex)
+		switch {
+		case j == nil || (!actor.GetAdmin() && actor.GetUid() != j.UID):
+			return nil, refuse(model.NotFound, "job", "no such job of yours: "+name, "fqueue --all lists your jobs")
+		case j.IsArray():
+			return nil, refuse(model.Invalid, "job", name+" is an array, whose elements write each for itself", "name one of them, such as "+gres.FormatElement(j.ID, j.Spec.GetArray().GetRanges()[0].GetFirst()))
+		case !j.IsElement() || j.ID != j.ArrayJobID:
+			req.JobId, req.ArrayIndex = j.ID, nil
+			return j, nil
+		case !req.GetFollow():
+			return nil, refuse(model.Conflict, "job", name+" has not started", "follow it to wait for its output")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-sub.C():
+		}
+	}
 }
 
 // logRange is what to read next: an attempt, 0 for the newest, and which part of its output.

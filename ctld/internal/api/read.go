@@ -90,7 +90,7 @@ func (s *Server) GetJob(ctx context.Context, req *fettlev1.GetJobRequest) (*fett
 	if v.leader != nil {
 		return v.leader.GetJob(v.ctx, req)
 	}
-	j := v.snap.Job(req.GetJobId())
+	j := oneJob(v.snap, req.GetJobId(), req.ArrayIndex)
 	if j == nil && !s.cfg.Raft.LeaderInfo().Self && v.level == fettlev1.ReadLevel_READ_LEVEL_STALE {
 		// It may be so new that only the leader has it: a client that was just given the number must not hear that there
 		// is no such job.
@@ -99,7 +99,7 @@ func (s *Server) GetJob(ctx context.Context, req *fettlev1.GetJobRequest) (*fett
 		}
 	}
 	if j == nil {
-		return nil, refuse(model.NotFound, "job", "no job "+idText(req.GetJobId()), "fqueue --all lists jobs")
+		return nil, refuse(model.NotFound, "job", "no job "+nameOf(req.GetJobId(), req.ArrayIndex), "fqueue --all lists jobs")
 	}
 	return &fettlev1.GetJobResponse{Header: s.header(v.snap, v.level), Job: s.row(ctx, j, true)}, nil
 }
@@ -204,14 +204,8 @@ func rowAt(j *state.Job, full bool, know *leaderView, nowMS int64) *fettlev1.Job
 // candidates yields the jobs that can match, through the narrowest index, in ascending id order.
 func candidates(snap *state.Snapshot, sel *fettlev1.JobSelector, finished bool, after uint64) iter.Seq[*state.Job] {
 	keep := func(j *state.Job) bool { return j.ID > after && (finished || !model.Terminal(j.State)) }
-	if ids := sel.GetIds(); len(ids) > 0 {
-		return func(yield func(*state.Job) bool) {
-			for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
-				if j := snap.Job(id); j != nil && id > after && !yield(j) {
-					return
-				}
-			}
-		}
+	if len(sel.GetIds())+len(sel.GetElements()) > 0 {
+		return namedJobs(snap, sel, after)
 	}
 	source := unfinished(snap)
 	if finished {
@@ -274,7 +268,8 @@ func newMatcher(sel *fettlev1.JobSelector) matcher {
 
 func (m matcher) matches(j *state.Job) bool {
 	in := func(list []string, v string) bool { return len(list) == 0 || slices.Contains(list, v) }
-	if len(m.states) > 0 && !m.states[j.State] {
+	if len(m.states) > 0 && (!m.states[j.State] || j.IsArray() && !j.Finished() && j.Array.Left == nil) {
+		// Nothing of such an array waits any more: its elements are found by their own states.
 		return false
 	}
 	if !in(m.sel.GetUsers(), j.User) || !in(m.sel.GetNames(), j.Spec.GetName()) ||

@@ -55,6 +55,7 @@ func (s *Server) SubmitJobs(ctx context.Context, req *fettlev1.SubmitJobsRequest
 				continue
 			}
 			fillSubmit(results[i], res.Submit[k])
+			s.warnEnded(results[i])
 		}
 		begun = begun || res.Err == nil
 		chosen = chosen[n:]
@@ -89,6 +90,8 @@ func (s *Server) checkSubmission(ctx context.Context, actor *raftlogv1.Actor, su
 		r.Error = &fettlev1.ErrorDetail{Field: "spec", Problem: "is missing", Remedy: "send a job specification"}
 		return r
 	}
+	// That is the controller's to fill in.
+	spec.EstimatedRunS = 0
 	if !dryRun {
 		if fe := model.CheckRequestID(sub.GetRequestId()); fe != nil {
 			r.Error = fe.Proto()
@@ -148,6 +151,11 @@ func (s *Server) checkSubmission(ctx context.Context, actor *raftlogv1.Actor, su
 	r.Warnings = append(r.Warnings, s.fits(snap, full)...)
 	if dryRun {
 		r.Spec = full
+		warnings, fe := s.linksOf(snap, actor, full)
+		if fe != nil {
+			r.Error = fe.Proto()
+		}
+		r.Warnings = append(r.Warnings, warnings...)
 	}
 	return r
 }

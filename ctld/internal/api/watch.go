@@ -74,16 +74,13 @@ func (s *Server) wanted(events []*fettlev1.Event, sel *fettlev1.JobSelector, mat
 		return events
 	}
 	snap := s.cfg.Store.Snapshot()
-	ids := map[uint64]bool{}
-	for _, id := range sel.GetIds() {
-		ids[id] = true
-	}
+	named := watched(sel)
 	// States of a selector mean the event's own, not the job's of now.
 	byRow := matcher{sel: sel}
 	var out []*fettlev1.Event
 	for _, e := range events {
 		j := snap.Job(e.GetJobId())
-		if j == nil || (len(ids) > 0 && !ids[j.ID]) || (len(match.states) > 0 && !match.states[e.GetState()]) || !byRow.matches(j) {
+		if j == nil || !named(j) || (len(match.states) > 0 && !match.states[e.GetState()]) || !byRow.matches(j) {
 			continue
 		}
 		out = append(out, e)

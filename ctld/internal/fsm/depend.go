@@ -12,11 +12,28 @@ import (
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
 )
 
+// earlier is where a new job finds those that it depends on: an entry's transaction, or a snapshot for dry runs.
+type earlier interface {
+	Job(id uint64) *state.Job
+	Element(array uint64, index uint32) *state.Job
+	FirstNamed(uid uint32, name string) uint64
+}
+
+// CheckLinks is what a submit of s by the actor would be refused for by its dependencies and its deadline, nil when it would
+// not. never is why the job would be ended at once. The time limit must be filled in already.
+func CheckLinks(s *state.Snapshot, a *raftlogv1.Actor, nowMS int64, spec *fettlev1.JobSpec) (never string, err *model.FieldError) {
+	if err := deadlineFits(max(nowMS, s.NowMS()), spec); err != nil {
+		return "", err
+	}
+	_, never, err = dependOn(s, a, spec)
+	return never, err
+}
+
 // dependOn looks at what a new job depends on. open are the dependencies that it has to wait for. never is why it can never
 // start, empty when it may: a job that is asked for too late is ended like one that waited, so that a chain of submits comes
 // out the same however fast its first job fails. Numbers are given out in order and only earlier jobs can be named, so
 // dependencies never run in a circle.
-func dependOn(t *state.Txn, a *raftlogv1.Actor, s *fettlev1.JobSpec) (open []*fettlev1.Dependency, never string, err *model.FieldError) {
+func dependOn(t earlier, a *raftlogv1.Actor, s *fettlev1.JobSpec) (open []*fettlev1.Dependency, never string, err *model.FieldError) {
 	met := false
 	for _, d := range s.GetDependencies() {
 		fate, why := model.Open, ""
@@ -48,7 +65,7 @@ func dependOn(t *state.Txn, a *raftlogv1.Actor, s *fettlev1.JobSpec) (open []*fe
 }
 
 // fateAtSubmit judges one dependency of a new job.
-func fateAtSubmit(t *state.Txn, a *raftlogv1.Actor, d *fettlev1.Dependency) (model.Fate, string, *model.FieldError) {
+func fateAtSubmit(t earlier, a *raftlogv1.Actor, d *fettlev1.Dependency) (model.Fate, string, *model.FieldError) {
 	refuse := func(kind model.Kind, problem, remedy string) (model.Fate, string, *model.FieldError) {
 		return model.Open, "", &model.FieldError{Kind: kind, Field: "dependency", Problem: model.DependencyText(d) + " " + problem, Remedy: remedy}
 	}

@@ -185,6 +185,18 @@ func (t *Txn) Dependents(on uint64, element bool, index uint32) []uint64 {
 	return ids
 }
 
+// FirstNamed returns the lowest number among the user's unfinished jobs of that name, 0 when there is none. Elements are not
+// counted: their array is.
+func (s *Snapshot) FirstNamed(uid uint32, name string) (id uint64) {
+	s.names.AscendGreaterOrEqual(nameKey{uid: uid, name: name}, func(k nameKey) bool {
+		if k.uid == uid && k.name == name {
+			id = k.id
+		}
+		return false
+	})
+	return id
+}
+
 // DependedElements returns the indexes of the array's elements that jobs depended on by name before this entry, ascending.
 func (t *Txn) DependedElements(array uint64) []uint32 {
 	var out []uint32
