@@ -102,6 +102,16 @@ func PriorityGap(p *fettlev1.Partition) uint32 {
 // Weight is the project's share among its siblings, at least 1.
 func Weight(p *fettlev1.Project) uint32 { return max(p.GetWeight(), 1) }
 
+// ValidateTenancy checks what a policy says of projects, limits, usage and preemption. ValidatePolicy does so too.
+func ValidateTenancy(p *fettlev1.ClusterPolicy) *FieldError {
+	for _, part := range p.GetPartitions() {
+		if err := checkPreempt("partition "+quote(part.GetName()), part); err != nil {
+			return err
+		}
+	}
+	return checkTenancy(p)
+}
+
 // checkTenancy checks projects, limits of users and the half life of usage.
 func checkTenancy(p *fettlev1.ClusterPolicy) *FieldError {
 	if h := p.GetUsageHalfLifeS(); h != 0 && (h < MinHalfLifeS || h > MaxHalfLifeS) {

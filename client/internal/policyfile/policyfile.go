@@ -49,6 +49,9 @@ func (e *Error) Error() string {
 type file struct {
 	Version    *uint64        `toml:"version"`
 	Partition  []partition    `toml:"partition"`
+	Project    []project      `toml:"project"`
+	User       []user         `toml:"user"`
+	Usage      usage          `toml:"usage"`
 	Scheduling map[string]any `toml:"scheduling"`
 }
 
@@ -59,6 +62,8 @@ type partition struct {
 	DefaultTime string `toml:"default_time"`
 	MaxTime     string `toml:"max_time"`
 	State       string `toml:"state"`
+	preemption
+	limits
 }
 
 // Parse reads a policy. Unknown keys, bad names, times and node lists, and partitions given twice are refused with an
@@ -98,15 +103,17 @@ func Parse(data []byte) (*fettlev1.ClusterPolicy, error) {
 		return nil, &Error{Field: "partition", Problem: "several are the default", Remedy: "set default = true in one of them"}
 	}
 	var err error
-	p.Scheduling, err = settings(f.Scheduling)
-	return p, err
+	if p.Scheduling, err = settings(f.Scheduling); err != nil {
+		return nil, err
+	}
+	return p, f.tenancy(p)
 }
 
 func syntax(err error) error {
 	f := tomlerr.Of(err)
 	if f.Unknown {
 		return &Error{Line: f.Line, Problem: "unknown key " + gres.Quote(f.Key),
-			Remedy: "known are version, [[partition]] with name, nodes, default, default_time, max_time, state, and [scheduling]"}
+			Remedy: knownKeys(f.Key)}
 	}
 	return &Error{Line: f.Line, Field: f.Key, Problem: f.Problem, Remedy: "mend the line"}
 }
@@ -146,7 +153,11 @@ func (in partition) parse() (*fettlev1.Partition, error) {
 	default:
 		return nil, &Error{Field: where, Problem: "state " + gres.Quote(in.State) + " is neither up nor down", Remedy: "use one of them"}
 	}
-	return out, nil
+	if err := in.preemption.parse(where, out); err != nil {
+		return nil, err
+	}
+	out.Limits, err = in.limits.parse(where, "")
+	return out, err
 }
 
 // seconds reads a time; empty and "unlimited" are 0.
@@ -215,8 +226,11 @@ func Format(p *fettlev1.ClusterPolicy) string {
 		if part.GetDown() {
 			b.WriteString("state = \"down\"\n")
 		}
+		putPreemption(&b, part)
+		putLimits(&b, part.GetLimits())
 		b.WriteString("\n")
 	}
+	b.WriteString(formatTenancy(p))
 	if len(p.GetScheduling()) > 0 {
 		b.WriteString("[scheduling]\n")
 		for _, kv := range p.GetScheduling() {
@@ -308,6 +322,7 @@ func Diff(from, to *fettlev1.ClusterPolicy) []string {
 	if a, b := names(from), names(to); len(out) == 0 && !slices.Equal(a, b) {
 		out = append(out, "- order of partitions: "+strings.Join(a, ", "), "+ order of partitions: "+strings.Join(b, ", "))
 	}
+	out = append(out, diffTenancy(from, to)...)
 	a, b := schedulingLines(from), schedulingLines(to)
 	if !slices.Equal(a, b) {
 		out = append(out, "  scheduling")

@@ -26,8 +26,10 @@ func policies() *rapid.Generator[*fettlev1.ClusterPolicy] {
 				part.DefaultTimeS = rapid.Int64Range(0, limit).Draw(t, "time")
 			}
 			part.Nodes = rapid.SampledFrom([]string{"", "n1", "n[1-3]", "gpu[01-16],x"}).Draw(t, "nodes")
+			drawPreemption(t, part)
 			p.Partitions = append(p.Partitions, part)
 		}
+		drawTenancy(t, p)
 		keys := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z "\\]{1,6}`), 0, 4, rapid.ID[string]).Draw(t, "keys")
 		for _, k := range sorted(keys) {
 			p.Scheduling = append(p.Scheduling, &fettlev1.KeyValue{Key: k, Value: rapid.OneOf(rapid.StringMatching(`-?[0-9]{1,20}`), rapid.String()).Draw(t, "value")})
