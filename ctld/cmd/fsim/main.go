@@ -24,6 +24,10 @@ const (
 	exitInterrupted = 130
 )
 
+func init() {
+	cli.VersionPrinter = func(c *cli.Context) { fmt.Fprintln(c.App.Writer, "fsim", version.Version) }
+}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args, os.Stdout, os.Stderr)
@@ -57,7 +61,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func newApp(stdout, stderr io.Writer) *cli.App {
-	cli.VersionPrinter = func(c *cli.Context) { fmt.Fprintln(c.App.Writer, "fsim", version.Version) }
 	badUsage := func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
 	simulate := func(compare bool) cli.ActionFunc {
 		return func(c *cli.Context) error {

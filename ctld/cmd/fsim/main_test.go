@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var data = filepath.Join("..", "..", "internal", "fsim", "testdata")
+
+// call runs the command; FILE.csv in its arguments is one of the test data.
+func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	for i, a := range args {
+		if strings.HasSuffix(a, ".csv") && !filepath.IsAbs(a) {
+			args[i] = filepath.Join(data, a)
+		}
+	}
+	var out, err bytes.Buffer
+	code = run(context.Background(), append([]string{"fsim"}, args...), &out, &err)
+	return code, out.String(), err.String()
+}
+
+// measured are the lines that differ from run to run.
+var measured = regexp.MustCompile(`(?m)^p99 pass .*\n`)
+
+func golden(t *testing.T, name, text string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(want) != text {
+		t.Errorf("%s:\ngot\n%s\nwant\n%s", name, text, want)
+	}
+}
+
+// TestReference pins the figures of the reference model on both excerpts: they change when the model does, and it must not.
+func TestReference(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"philly", "hpc2n"} {
+		code, out, stderr := call(t, "compare", "--model", "reference", "--trace", name+".csv", "--srsf",
+			"--policy", "fifo", "--policy", "greedy", "--policy", "easy-exact", "--policy", "easy-limit", "--policy", "sjf", "--policy", "sjf-easy", "--policy", "vst48-limit")
+		if code != 0 || stderr != "" {
+			t.Fatal(code, stderr)
+		}
+		golden(t, name+".txt", measured.ReplaceAllString(out, ""))
+	}
+}
+
+func TestFettle(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	page, starts := filepath.Join(dir, "report.html"), filepath.Join(dir, "starts.csv")
+	code, out, stderr := call(t, "--trace", "hpc2n.csv", "--set", "size_weight=24h", "--repeat", "2", "--json", "--html", page, "--schedule", starts)
+	if code != 0 || stderr != "" {
+		t.Fatal(code, stderr)
+	}
+	var got struct {
+		Copies  int `json:"perturbed_copies"`
+		Results []struct {
+			Name string
+			Runs []struct {
+				Jobs  int
+				Bound int64 `json:"order_bound_s"`
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Copies != 2 || len(got.Results) != 1 || got.Results[0].Name != "multifactor" || len(got.Results[0].Runs) != 2 || got.Results[0].Runs[1].Jobs != 600 {
+		t.Errorf("got %+v", got)
+	}
+	// 9 levels of 2 h, 24 h for the size and 12 h of fair share.
+	if bound := got.Results[0].Runs[0].Bound; bound != 54*3600 {
+		t.Errorf("bound %d s", bound)
+	}
+	if text, err := os.ReadFile(page); err != nil || !bytes.Contains(text, []byte("<svg")) {
+		t.Errorf("page: %v", err)
+	}
+	if text, err := os.ReadFile(starts); err != nil || bytes.Count(text, []byte("\n")) != 601 {
+		t.Errorf("schedule: %v", err)
+	}
+}
+
+// TestCompare: settings of one policy do not reach the others, and simulation settings have their prefix.
+func TestCompare(t *testing.T) {
+	t.Parallel()
+	code, out, stderr := call(t, "compare", "--trace", "hpc2n.csv", "--json", "--policy", "fifo", "--policy", "fifo:sim.strict=true",
+		"--policy", "multifactor:size_weight=0s,priority_step=0s,fair_share_weight=0s")
+	if code != 0 {
+		t.Fatal(code, stderr)
+	}
+	var got struct {
+		Results []struct {
+			Name    string
+			Figures []struct{ Mean float64 }
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatal(err)
+	}
+	easy, strict, plain := got.Results[0].Figures[0].Mean, got.Results[1].Figures[0].Mean, got.Results[2].Figures[0].Mean
+	if easy >= strict || easy != plain {
+		t.Errorf("average completions: fifo %f, strict %f, multifactor without weights %f", easy, strict, plain)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no trace":           {nil, "--trace: missing"},
+		"no cluster":         {[]string{"--trace", "/nowhere/x.csv"}, "--cluster: missing, and there is no /nowhere/x.cluster.csv"},
+		"unknown flag":       {[]string{"--tracks", "x"}, "flag provided but not defined: -tracks"},
+		"unknown policy":     {[]string{"--trace", "hpc2n.csv", "--policy", "best"}, `--policy "best": unknown; use multifactor, fifo or the path of a plugin, such as ./best`},
+		"missing plugin":     {[]string{"--trace", "hpc2n.csv", "--policy", "./nothing"}, "--policy stat ./nothing: no such file or directory"},
+		"unknown setting":    {[]string{"--trace", "hpc2n.csv", "--set", "size=1h"}, `--set setting "size": unknown`},
+		"setting of fifo":    {[]string{"--trace", "hpc2n.csv", "--policy", "fifo", "--set", "size_weight=1h"}, "--set size_weight: fifo has no settings"},
+		"no value":           {[]string{"--trace", "hpc2n.csv", "--set", "size_weight"}, `--set "size_weight": write it as KEY=VALUE`},
+		"unknown sim":        {[]string{"--trace", "hpc2n.csv", "--set", "sim.speed=1"}, "--set sim.speed: unknown; there are sim.limits, sim.kill"},
+		"bad sim":            {[]string{"--trace", "hpc2n.csv", "--set", "sim.depth=0"}, `--set sim.depth: "0" is not a whole number from 1 to 1000`},
+		"bad progress":       {[]string{"--trace", "hpc2n.csv", "--progress", "120%"}, `--progress: "120%" is not a share`},
+		"bad limits":         {[]string{"--trace", "hpc2n.csv", "--limits", "some"}, `--limits: "some": unknown; use synthetic, own or none`},
+		"bad model":          {[]string{"--trace", "hpc2n.csv", "--model", "x"}, `--model "x": unknown; use fettle or reference`},
+		"reference settings": {[]string{"--trace", "hpc2n.csv", "--model", "reference", "--set", "a=b"}, "--set a: the reference model's policies have no settings"},
+		"two policies":       {[]string{"--trace", "hpc2n.csv", "--policy", "fifo", "--policy", "multifactor"}, "--policy: given 2 times; fsim compare takes several"},
+		"compare nothing":    {[]string{"compare", "--trace", "hpc2n.csv"}, "--policy: missing; name at least two"},
+		"repeat":             {[]string{"--trace", "hpc2n.csv", "--repeat", "-1"}, "--repeat -1: use 0 to 1000"},
+		"parallel":           {[]string{"--trace", "hpc2n.csv", "--parallel", "0"}, "--parallel 0: use at least 1"},
+		"stray argument":     {[]string{"philly"}, `unexpected argument "philly"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			code, out, stderr := call(t, c.args...)
+			if code != exitUsage || out != "" || !strings.HasPrefix(stderr, "fsim: error: "+c.want) || strings.Count(stderr, "\n") != 2 {
+				t.Errorf("status %d, %q, %q; want %q", code, out, stderr, c.want)
+			}
+		})
+	}
+}
+
+// TestBadFile: what is wrong with a file is an error of its own, not of the command line.
+func TestBadFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "x.csv")
+	if err := os.WriteFile(path, []byte("job_id,submit_s,duration_s,gpus\na,0,-5,1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := call(t, "--trace", path, "--cluster", "hpc2n.cluster.csv")
+	if code != exitFailed || stderr != "fsim: error: x.csv:2: duration_s: \"-5\" is not a whole number from 1 to 68719476736\n" {
+		t.Errorf("status %d, %q", code, stderr)
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	var out, err bytes.Buffer
+	code := run(ctx, []string{"fsim", "--trace", filepath.Join(data, "philly.csv")}, &out, &err)
+	if code != exitInterrupted || err.String() != "fsim: interrupted\n" || out.Len() != 0 {
+		t.Errorf("status %d, %q", code, err.String())
+	}
+}
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"--help"}, {"compare", "--help"}, {"policies"}, {"--version"}} {
+		if code, out, stderr := call(t, args...); code != 0 || out == "" || stderr != "" {
+			t.Errorf("%v: status %d, %q, %q", args, code, out, stderr)
+		}
+	}
+	_, out, _ := call(t, "policies")
+	for _, want := range []string{"multifactor", "fifo", "vst48-limit", "198 h later"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in %s", want, out)
+		}
+	}
+}
