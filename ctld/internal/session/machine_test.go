@@ -434,3 +434,32 @@ func TestInventoriesGoOneByOne(t *testing.T) {
 		t.Error("a lost inventory did not end the connection, whose next hello carries it")
 	}
 }
+
+func TestElementIsToldWhichItIs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "n1")
+	id := r.connect("n1")
+	r.take(id)
+	res := r.must(&raftlogv1.Entry{Actor: ada, Op: &raftlogv1.Entry_Submit{Submit: &raftlogv1.SubmitJobs{Jobs: []*fettlev1.JobSubmission{{RequestId: "array",
+		Spec: &fettlev1.JobSpec{Name: "job", Method: "script", Script: []byte("#!/bin/true\n"), WorkDir: "/w", Nodes: 1,
+			Array: &fettlev1.ArraySpec{Ranges: []*fettlev1.ArrayRange{{First: 3, Last: 9, Step: 3}}}}}}}}})
+	if res.Submit[0].Err != nil {
+		t.Fatal(res.Submit[0].Err)
+	}
+	array, index := res.Submit[0].JobID, uint32(6)
+	out := r.must(&raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: 1, Placements: []*raftlogv1.Placement{
+		{JobId: array, Attempt: 1, ArrayIndex: &index, Nodes: []*fettlev1.NodeAllocation{{Node: "n1", Cpus: 1}}}}}}}).Placements[0]
+	if out.Err != nil {
+		t.Fatal(out.Err)
+	}
+	r.do(r.m.Changed([]uint64{out.Started}, r.snap()))
+	for _, msg := range r.take(id) {
+		if p := msg.GetPrepare(); p != nil {
+			if p.GetKey().GetJobId() == array || p.GetArrayJobId() != array || p.GetArrayIndex() != index {
+				t.Errorf("job %d is told that it is %d_%d, want %d_%d", p.GetKey().GetJobId(), p.GetArrayJobId(), p.GetArrayIndex(), array, index)
+			}
+			return
+		}
+	}
+	t.Error("the element was not ordered")
+}

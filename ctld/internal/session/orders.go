@@ -127,6 +127,8 @@ func (m *Machine) prepare(c *conn, j *state.Job, at *fettlev1.Attempt, rank int,
 		FenceByLease:    !j.Spec.GetNoRequeue(),
 		TimeLimitS:      j.Spec.GetTimeLimitS(),
 		EarlierAttempts: at.GetNumber() - 1,
+		ArrayJobId:      j.ArrayJobID,
+		ArrayIndex:      j.ArrayIndex,
 	}
 	for _, a := range at.GetNodes() {
 		member := &fettlev1.GangMember{Node: a.GetNode(), Gpus: uint32(len(a.GetGpuUuids()))}

@@ -1,6 +1,7 @@
 package attempt
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,6 +81,15 @@ func (e *environment) fettleEnv(p *fettlev1.Prepare, clusterID, files string, gp
 	e.set("FETTLE_NODE_RANK", num(uint64(p.GetRank())))
 	e.set("FETTLE_GPUS", num(uint64(len(uuids))))
 	e.set("FETTLE_GPU_UUIDS", strings.Join(uuids, ","))
+	// What an attempt does not have must not come from the job that submitted it.
+	for _, name := range sometimes {
+		e.unset(name)
+	}
+	e.share(p.GetAllocation(), gpus)
+	if p.GetArrayJobId() != 0 {
+		e.set("FETTLE_ARRAY_JOB_ID", num(p.GetArrayJobId()))
+		e.set("FETTLE_ARRAY_INDEX", num(uint64(p.GetArrayIndex())))
+	}
 	e.set("FETTLE_CPUS", num(uint64(p.GetAllocation().GetCpus())))
 	e.set("FETTLE_MASTER_ADDR", masterAddr(p))
 	e.set("FETTLE_MASTER_PORT", num(uint64(p.GetMasterPort())))
@@ -97,6 +107,58 @@ func (e *environment) fettleEnv(p *fettlev1.Prepare, clusterID, files string, gp
 	e.set("NNODES", num(uint64(max(1, len(p.GetGang())))))
 	e.set("NODE_RANK", num(uint64(p.GetRank())))
 	e.set("NPROC_PER_NODE", num(uint64(max(1, len(uuids)))))
+}
+
+// share tells a job that it has a part of each GPU's memory only. Nothing in a driver keeps it there, so libraries that take
+// most of a card at their start are asked not to, unless the job's user has said something else.
+func (e *environment) share(a *fettlev1.NodeAllocation, gpus []*fettlev1.GPU) {
+	if a.GetVramMib() <= 0 {
+		return
+	}
+	e.set("FETTLE_VRAM_MIB", strconv.FormatInt(a.GetVramMib(), 10))
+	if f := fraction(a, gpus); f != "" {
+		e.set("FETTLE_VRAM_FRACTION", f)
+	}
+	e.fallback("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+	e.fallback("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+}
+
+// sometimes are the scheduler's variables that not every attempt has.
+var sometimes = []string{"FETTLE_VRAM_MIB", "FETTLE_VRAM_FRACTION", "FETTLE_ARRAY_JOB_ID", "FETTLE_ARRAY_INDEX"}
+
+func (e *environment) unset(name string) {
+	if _, ok := e.values[name]; ok {
+		delete(e.values, name)
+		e.names = slices.DeleteFunc(e.names, func(n string) bool { return n == name })
+	}
+}
+
+// fallback sets a variable that is not set yet.
+func (e *environment) fallback(name, value string) {
+	if _, ok := e.values[name]; !ok {
+		e.set(name, value)
+	}
+}
+
+// fraction is the share as a part of the smallest of the GPUs, rounded down to ten-thousandths: "0.2452". It is empty when
+// a GPU's memory is not known.
+func fraction(a *fettlev1.NodeAllocation, gpus []*fettlev1.GPU) string {
+	var whole int64
+	for _, u := range a.GetGpuUuids() {
+		at := slices.IndexFunc(gpus, func(g *fettlev1.GPU) bool { return g.GetUuid() == u })
+		if at < 0 || gpus[at].GetMemoryMib() <= 0 {
+			return ""
+		}
+		if whole == 0 || gpus[at].GetMemoryMib() < whole {
+			whole = gpus[at].GetMemoryMib()
+		}
+	}
+	if whole == 0 {
+		return ""
+	}
+	const parts = 10_000
+	n := min(a.GetVramMib()*parts/whole, parts)
+	return fmt.Sprintf("%d.%04d", n/parts, n%parts)
 }
 
 // attemptDirVar is different for every attempt on every node: it marks the attempt's processes.

@@ -19,8 +19,7 @@ import (
 )
 
 const (
-	methodScript  = "script"
-	defaultOutput = "fettle-%j.out"
+	methodScript = "script"
 	// defaultGraceS is for leaders that leave the grace out.
 	defaultGraceS = 30
 )
@@ -189,20 +188,15 @@ func graceMS(spec *fettlev1.JobSpec) int64 {
 
 // outputs names the job's output files.
 func (pl *plan) outputs(p *fettlev1.Prepare, acc *account.Account) {
-	spec, key := p.GetSpec(), nodemachine.KeyOf(p.GetKey())
+	spec := p.GetSpec()
 	if spec.GetWorkDir() == "" {
 		spec = &fettlev1.JobSpec{Name: spec.GetName(), WorkDir: pl.order.Dir, StdoutPath: spec.GetStdoutPath(), StderrPath: spec.GetStderrPath()}
 	}
-	path := func(pattern string) string {
-		return nodemachine.OutputPath(pattern, spec, key, acc.Name, nodeNames(p)[0])
-	}
-	out := spec.GetStdoutPath()
-	if out == "" {
-		out = defaultOutput
-	}
-	pl.order.Stdout = path(out)
+	names := nodemachine.OutputNames{Key: nodemachine.KeyOf(p.GetKey()), ArrayJob: p.GetArrayJobId(), ArrayIndex: p.GetArrayIndex(),
+		User: acc.Name, FirstNode: nodeNames(p)[0]}
+	pl.order.Stdout = nodemachine.OutputFile(spec.GetStdoutPath(), spec, names)
 	if e := spec.GetStderrPath(); e != "" {
-		pl.order.Stderr = path(e)
+		pl.order.Stderr = nodemachine.OutputFile(e, spec, names)
 	}
 	pl.info.Stdout, pl.info.Stderr = pl.order.Stdout, pl.order.Stderr
 }
