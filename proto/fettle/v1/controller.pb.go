@@ -653,8 +653,10 @@ type SubmitResult struct {
 	Spec           *JobSpec        `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
 	RenderedConfig []byte          `protobuf:"bytes,6,opt,name=rendered_config,json=renderedConfig,proto3" json:"rendered_config,omitempty"`
 	Estimate       *MemoryEstimate `protobuf:"bytes,7,opt,name=estimate,proto3" json:"estimate,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Dry run: when and where it would start; unset when the planner cannot tell.
+	Start         *StartPrediction `protobuf:"bytes,8,opt,name=start,proto3" json:"start,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SubmitResult) Reset() {
@@ -732,6 +734,13 @@ func (x *SubmitResult) GetRenderedConfig() []byte {
 func (x *SubmitResult) GetEstimate() *MemoryEstimate {
 	if x != nil {
 		return x.Estimate
+	}
+	return nil
+}
+
+func (x *SubmitResult) GetStart() *StartPrediction {
+	if x != nil {
+		return x.Start
 	}
 	return nil
 }
@@ -4669,6 +4678,1107 @@ func (x *PluginStatus) GetRestarts() uint64 {
 	return 0
 }
 
+type ExplainJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Read  *ReadOptions           `protobuf:"bytes,1,opt,name=read,proto3" json:"read,omitempty"`
+	JobId uint64                 `protobuf:"varint,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// This element of the array job_id.
+	ArrayIndex *uint32 `protobuf:"varint,3,opt,name=array_index,json=arrayIndex,proto3,oneof" json:"array_index,omitempty"`
+	// What is asked for; the parts cost the planner different amounts of work.
+	Why           bool `protobuf:"varint,4,opt,name=why,proto3" json:"why,omitempty"`
+	Start         bool `protobuf:"varint,5,opt,name=start,proto3" json:"start,omitempty"`
+	Order         bool `protobuf:"varint,6,opt,name=order,proto3" json:"order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainJobRequest) Reset() {
+	*x = ExplainJobRequest{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainJobRequest) ProtoMessage() {}
+
+func (x *ExplainJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainJobRequest.ProtoReflect.Descriptor instead.
+func (*ExplainJobRequest) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *ExplainJobRequest) GetRead() *ReadOptions {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+func (x *ExplainJobRequest) GetJobId() uint64 {
+	if x != nil {
+		return x.JobId
+	}
+	return 0
+}
+
+func (x *ExplainJobRequest) GetArrayIndex() uint32 {
+	if x != nil && x.ArrayIndex != nil {
+		return *x.ArrayIndex
+	}
+	return 0
+}
+
+func (x *ExplainJobRequest) GetWhy() bool {
+	if x != nil {
+		return x.Why
+	}
+	return false
+}
+
+func (x *ExplainJobRequest) GetStart() bool {
+	if x != nil {
+		return x.Start
+	}
+	return false
+}
+
+func (x *ExplainJobRequest) GetOrder() bool {
+	if x != nil {
+		return x.Order
+	}
+	return false
+}
+
+type ExplainJobResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Job    *Job                   `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
+	// Of a waiting job, when asked for.
+	Why *JobWhy `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	// Unset when the planner cannot tell.
+	Start         *StartPrediction `protobuf:"bytes,4,opt,name=start,proto3" json:"start,omitempty"`
+	Order         *JobOrder        `protobuf:"bytes,5,opt,name=order,proto3" json:"order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainJobResponse) Reset() {
+	*x = ExplainJobResponse{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainJobResponse) ProtoMessage() {}
+
+func (x *ExplainJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainJobResponse.ProtoReflect.Descriptor instead.
+func (*ExplainJobResponse) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *ExplainJobResponse) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ExplainJobResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *ExplainJobResponse) GetWhy() *JobWhy {
+	if x != nil {
+		return x.Why
+	}
+	return nil
+}
+
+func (x *ExplainJobResponse) GetStart() *StartPrediction {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *ExplainJobResponse) GetOrder() *JobOrder {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+// JobWhy is why a job waits.
+type JobWhy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What keeps it from starting now.
+	Reason Reason `protobuf:"varint,1,opt,name=reason,proto3,enum=fettle.v1.Reason" json:"reason,omitempty"`
+	// The same in one sentence for people.
+	Detail string `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Jobs that it waits for: those ahead of it in the order and those that hold what it needs, the most important first, at
+	// most 20.
+	Behind []*JobAhead `protobuf:"bytes,3,rep,name=behind,proto3" json:"behind,omitempty"`
+	// How many there are in all.
+	BehindCount uint32 `protobuf:"varint,4,opt,name=behind_count,json=behindCount,proto3" json:"behind_count,omitempty"`
+	// Limits that it would exceed.
+	Limits []*LimitInWay `protobuf:"bytes,5,rep,name=limits,proto3" json:"limits,omitempty"`
+	// The smallest changes with each of which alone it would start now. Each was planned.
+	Changes []*JobChange `protobuf:"bytes,6,rep,name=changes,proto3" json:"changes,omitempty"`
+	// Its place among the waiting jobs in the order, from 1: of all, of its partition, of its project.
+	Position          uint32 `protobuf:"varint,7,opt,name=position,proto3" json:"position,omitempty"`
+	PartitionPosition uint32 `protobuf:"varint,8,opt,name=partition_position,json=partitionPosition,proto3" json:"partition_position,omitempty"`
+	ProjectPosition   uint32 `protobuf:"varint,9,opt,name=project_position,json=projectPosition,proto3" json:"project_position,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *JobWhy) Reset() {
+	*x = JobWhy{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobWhy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobWhy) ProtoMessage() {}
+
+func (x *JobWhy) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobWhy.ProtoReflect.Descriptor instead.
+func (*JobWhy) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *JobWhy) GetReason() Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Reason_REASON_UNSPECIFIED
+}
+
+func (x *JobWhy) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *JobWhy) GetBehind() []*JobAhead {
+	if x != nil {
+		return x.Behind
+	}
+	return nil
+}
+
+func (x *JobWhy) GetBehindCount() uint32 {
+	if x != nil {
+		return x.BehindCount
+	}
+	return 0
+}
+
+func (x *JobWhy) GetLimits() []*LimitInWay {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *JobWhy) GetChanges() []*JobChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *JobWhy) GetPosition() uint32 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *JobWhy) GetPartitionPosition() uint32 {
+	if x != nil {
+		return x.PartitionPosition
+	}
+	return 0
+}
+
+func (x *JobWhy) GetProjectPosition() uint32 {
+	if x != nil {
+		return x.ProjectPosition
+	}
+	return 0
+}
+
+type JobAhead struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	JobId uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// Of an array's element.
+	ArrayJobId uint64   `protobuf:"varint,2,opt,name=array_job_id,json=arrayJobId,proto3" json:"array_job_id,omitempty"`
+	ArrayIndex uint32   `protobuf:"varint,3,opt,name=array_index,json=arrayIndex,proto3" json:"array_index,omitempty"`
+	Name       string   `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	User       string   `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
+	Priority   uint32   `protobuf:"varint,6,opt,name=priority,proto3" json:"priority,omitempty"`
+	State      JobState `protobuf:"varint,7,opt,name=state,proto3,enum=fettle.v1.JobState" json:"state,omitempty"`
+	// GPUs that it holds or asks for.
+	Gpus uint32 `protobuf:"varint,8,opt,name=gpus,proto3" json:"gpus,omitempty"`
+	// When it is expected to start if it waits, to end if it runs; Unix milliseconds, 0 when not known.
+	ExpectedMs    int64 `protobuf:"varint,9,opt,name=expected_ms,json=expectedMs,proto3" json:"expected_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobAhead) Reset() {
+	*x = JobAhead{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobAhead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobAhead) ProtoMessage() {}
+
+func (x *JobAhead) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobAhead.ProtoReflect.Descriptor instead.
+func (*JobAhead) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *JobAhead) GetJobId() uint64 {
+	if x != nil {
+		return x.JobId
+	}
+	return 0
+}
+
+func (x *JobAhead) GetArrayJobId() uint64 {
+	if x != nil {
+		return x.ArrayJobId
+	}
+	return 0
+}
+
+func (x *JobAhead) GetArrayIndex() uint32 {
+	if x != nil {
+		return x.ArrayIndex
+	}
+	return 0
+}
+
+func (x *JobAhead) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JobAhead) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *JobAhead) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *JobAhead) GetState() JobState {
+	if x != nil {
+		return x.State
+	}
+	return JobState_JOB_STATE_UNSPECIFIED
+}
+
+func (x *JobAhead) GetGpus() uint32 {
+	if x != nil {
+		return x.Gpus
+	}
+	return 0
+}
+
+func (x *JobAhead) GetExpectedMs() int64 {
+	if x != nil {
+		return x.ExpectedMs
+	}
+	return 0
+}
+
+type LimitInWay struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  ScopeKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=fettle.v1.ScopeKind" json:"kind,omitempty"`
+	// Of the partition, project or user.
+	Scope string `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	// The field of Limits: "max_gpus".
+	Limit string `protobuf:"bytes,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// In the limit's own unit.
+	Max           int64 `protobuf:"varint,4,opt,name=max,proto3" json:"max,omitempty"`
+	Used          int64 `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
+	Asked         int64 `protobuf:"varint,6,opt,name=asked,proto3" json:"asked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitInWay) Reset() {
+	*x = LimitInWay{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitInWay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitInWay) ProtoMessage() {}
+
+func (x *LimitInWay) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitInWay.ProtoReflect.Descriptor instead.
+func (*LimitInWay) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *LimitInWay) GetKind() ScopeKind {
+	if x != nil {
+		return x.Kind
+	}
+	return ScopeKind_SCOPE_KIND_UNSPECIFIED
+}
+
+func (x *LimitInWay) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *LimitInWay) GetLimit() string {
+	if x != nil {
+		return x.Limit
+	}
+	return ""
+}
+
+func (x *LimitInWay) GetMax() int64 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+func (x *LimitInWay) GetUsed() int64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *LimitInWay) GetAsked() int64 {
+	if x != nil {
+		return x.Asked
+	}
+	return 0
+}
+
+type JobChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Options of fsubmit that differ, without dashes: "gpus" and "2". An empty value is a switch; "nodelist" with an empty
+	// value takes the option away.
+	Options []*KeyValue `protobuf:"bytes,1,rep,name=options,proto3" json:"options,omitempty"`
+	// One line for people: "with 2 GPUs instead of 4".
+	Text string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	// Other jobs would be ended for it.
+	Preempts      bool `protobuf:"varint,3,opt,name=preempts,proto3" json:"preempts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobChange) Reset() {
+	*x = JobChange{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobChange) ProtoMessage() {}
+
+func (x *JobChange) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobChange.ProtoReflect.Descriptor instead.
+func (*JobChange) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *JobChange) GetOptions() []*KeyValue {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *JobChange) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *JobChange) GetPreempts() bool {
+	if x != nil {
+		return x.Preempts
+	}
+	return false
+}
+
+// StartPrediction is when a job will start by present knowledge.
+type StartPrediction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	JobId uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// Of an array's element; an array's own row stands for its next element.
+	ArrayJobId uint64 `protobuf:"varint,2,opt,name=array_job_id,json=arrayJobId,proto3" json:"array_job_id,omitempty"`
+	ArrayIndex uint32 `protobuf:"varint,3,opt,name=array_index,json=arrayIndex,proto3" json:"array_index,omitempty"`
+	// Unix milliseconds; 0 when not within the planner's horizon.
+	StartMs int64 `protobuf:"varint,4,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
+	// Between these it starts in four cases of five; 0 when not known.
+	LowMs  int64 `protobuf:"varint,5,opt,name=low_ms,json=lowMs,proto3" json:"low_ms,omitempty"`
+	HighMs int64 `protobuf:"varint,6,opt,name=high_ms,json=highMs,proto3" json:"high_ms,omitempty"`
+	// Where.
+	Nodes []*NodeAllocation `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// What it rests on for people: "ends of 3 jobs, 2 of them by their time limit".
+	Basis         string `protobuf:"bytes,8,opt,name=basis,proto3" json:"basis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartPrediction) Reset() {
+	*x = StartPrediction{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartPrediction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartPrediction) ProtoMessage() {}
+
+func (x *StartPrediction) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartPrediction.ProtoReflect.Descriptor instead.
+func (*StartPrediction) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *StartPrediction) GetJobId() uint64 {
+	if x != nil {
+		return x.JobId
+	}
+	return 0
+}
+
+func (x *StartPrediction) GetArrayJobId() uint64 {
+	if x != nil {
+		return x.ArrayJobId
+	}
+	return 0
+}
+
+func (x *StartPrediction) GetArrayIndex() uint32 {
+	if x != nil {
+		return x.ArrayIndex
+	}
+	return 0
+}
+
+func (x *StartPrediction) GetStartMs() int64 {
+	if x != nil {
+		return x.StartMs
+	}
+	return 0
+}
+
+func (x *StartPrediction) GetLowMs() int64 {
+	if x != nil {
+		return x.LowMs
+	}
+	return 0
+}
+
+func (x *StartPrediction) GetHighMs() int64 {
+	if x != nil {
+		return x.HighMs
+	}
+	return 0
+}
+
+func (x *StartPrediction) GetNodes() []*NodeAllocation {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *StartPrediction) GetBasis() string {
+	if x != nil {
+		return x.Basis
+	}
+	return ""
+}
+
+// JobOrder is what a job's place in the order is made of.
+type JobOrder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sum of the terms; the lower, the sooner.
+	Score int64        `protobuf:"varint,1,opt,name=score,proto3" json:"score,omitempty"`
+	Terms []*OrderTerm `protobuf:"bytes,2,rep,name=terms,proto3" json:"terms,omitempty"`
+	// A job submitted more than this after another is ordered behind it, in milliseconds; 0 when the policy promises no such
+	// bound.
+	BoundMs int64 `protobuf:"varint,3,opt,name=bound_ms,json=boundMs,proto3" json:"bound_ms,omitempty"`
+	// The policy that computed it.
+	Policy string `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Its place among all waiting jobs, from 1; 0 when it does not wait.
+	Position      uint32 `protobuf:"varint,5,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobOrder) Reset() {
+	*x = JobOrder{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobOrder) ProtoMessage() {}
+
+func (x *JobOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobOrder.ProtoReflect.Descriptor instead.
+func (*JobOrder) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *JobOrder) GetScore() int64 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *JobOrder) GetTerms() []*OrderTerm {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
+func (x *JobOrder) GetBoundMs() int64 {
+	if x != nil {
+		return x.BoundMs
+	}
+	return 0
+}
+
+func (x *JobOrder) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *JobOrder) GetPosition() uint32 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+type OrderTerm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Milliseconds; negative is sooner.
+	Ms int64 `protobuf:"varint,2,opt,name=ms,proto3" json:"ms,omitempty"`
+	// What it was computed from.
+	Inputs        string `protobuf:"bytes,3,opt,name=inputs,proto3" json:"inputs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OrderTerm) Reset() {
+	*x = OrderTerm{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OrderTerm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OrderTerm) ProtoMessage() {}
+
+func (x *OrderTerm) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OrderTerm.ProtoReflect.Descriptor instead.
+func (*OrderTerm) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *OrderTerm) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *OrderTerm) GetMs() int64 {
+	if x != nil {
+		return x.Ms
+	}
+	return 0
+}
+
+func (x *OrderTerm) GetInputs() string {
+	if x != nil {
+		return x.Inputs
+	}
+	return ""
+}
+
+type PredictStartsRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Read   *ReadOptions           `protobuf:"bytes,1,opt,name=read,proto3" json:"read,omitempty"`
+	Select *JobSelector           `protobuf:"bytes,2,opt,name=select,proto3" json:"select,omitempty"`
+	// At most this many; 0 means no limit.
+	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PredictStartsRequest) Reset() {
+	*x = PredictStartsRequest{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PredictStartsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PredictStartsRequest) ProtoMessage() {}
+
+func (x *PredictStartsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PredictStartsRequest.ProtoReflect.Descriptor instead.
+func (*PredictStartsRequest) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *PredictStartsRequest) GetRead() *ReadOptions {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+func (x *PredictStartsRequest) GetSelect() *JobSelector {
+	if x != nil {
+		return x.Select
+	}
+	return nil
+}
+
+func (x *PredictStartsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type PredictStartsResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// By start; those without one last.
+	Starts        []*StartPrediction `protobuf:"bytes,2,rep,name=starts,proto3" json:"starts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PredictStartsResponse) Reset() {
+	*x = PredictStartsResponse{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PredictStartsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PredictStartsResponse) ProtoMessage() {}
+
+func (x *PredictStartsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PredictStartsResponse.ProtoReflect.Descriptor instead.
+func (*PredictStartsResponse) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *PredictStartsResponse) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *PredictStartsResponse) GetStarts() []*StartPrediction {
+	if x != nil {
+		return x.Starts
+	}
+	return nil
+}
+
+type GetPredictionStatsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Read          *ReadOptions           `protobuf:"bytes,1,opt,name=read,proto3" json:"read,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPredictionStatsRequest) Reset() {
+	*x = GetPredictionStatsRequest{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPredictionStatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPredictionStatsRequest) ProtoMessage() {}
+
+func (x *GetPredictionStatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPredictionStatsRequest.ProtoReflect.Descriptor instead.
+func (*GetPredictionStatsRequest) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *GetPredictionStatsRequest) GetRead() *ReadOptions {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+type GetPredictionStatsResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	// All jobs, then by partition.
+	Stats         []*PredictionStats `protobuf:"bytes,2,rep,name=stats,proto3" json:"stats,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPredictionStatsResponse) Reset() {
+	*x = GetPredictionStatsResponse{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPredictionStatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPredictionStatsResponse) ProtoMessage() {}
+
+func (x *GetPredictionStatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPredictionStatsResponse.ProtoReflect.Descriptor instead.
+func (*GetPredictionStatsResponse) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *GetPredictionStatsResponse) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *GetPredictionStatsResponse) GetStats() []*PredictionStats {
+	if x != nil {
+		return x.Stats
+	}
+	return nil
+}
+
+// PredictionStats compares starts predicted at submit with the real ones, of the jobs that have started since since_ms.
+type PredictionStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty for all.
+	Partition string `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Jobs      uint64 `protobuf:"varint,2,opt,name=jobs,proto3" json:"jobs,omitempty"`
+	SinceMs   int64  `protobuf:"varint,3,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	// Seconds; of the absolute error.
+	MedianErrorS int64 `protobuf:"varint,4,opt,name=median_error_s,json=medianErrorS,proto3" json:"median_error_s,omitempty"`
+	P90ErrorS    int64 `protobuf:"varint,5,opt,name=p90_error_s,json=p90ErrorS,proto3" json:"p90_error_s,omitempty"`
+	// Mean of the signed error: above 0 when jobs start later than was said.
+	BiasS int64 `protobuf:"varint,6,opt,name=bias_s,json=biasS,proto3" json:"bias_s,omitempty"`
+	// Jobs that started between low_ms and high_ms.
+	Within        uint64 `protobuf:"varint,7,opt,name=within,proto3" json:"within,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PredictionStats) Reset() {
+	*x = PredictionStats{}
+	mi := &file_fettle_v1_controller_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PredictionStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PredictionStats) ProtoMessage() {}
+
+func (x *PredictionStats) ProtoReflect() protoreflect.Message {
+	mi := &file_fettle_v1_controller_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PredictionStats.ProtoReflect.Descriptor instead.
+func (*PredictionStats) Descriptor() ([]byte, []int) {
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *PredictionStats) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *PredictionStats) GetJobs() uint64 {
+	if x != nil {
+		return x.Jobs
+	}
+	return 0
+}
+
+func (x *PredictionStats) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *PredictionStats) GetMedianErrorS() int64 {
+	if x != nil {
+		return x.MedianErrorS
+	}
+	return 0
+}
+
+func (x *PredictionStats) GetP90ErrorS() int64 {
+	if x != nil {
+		return x.P90ErrorS
+	}
+	return 0
+}
+
+func (x *PredictionStats) GetBiasS() int64 {
+	if x != nil {
+		return x.BiasS
+	}
+	return 0
+}
+
+func (x *PredictionStats) GetWithin() uint64 {
+	if x != nil {
+		return x.Within
+	}
+	return 0
+}
+
 type GetLeaderViewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4677,7 +5787,7 @@ type GetLeaderViewRequest struct {
 
 func (x *GetLeaderViewRequest) Reset() {
 	*x = GetLeaderViewRequest{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[63]
+	mi := &file_fettle_v1_controller_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4689,7 +5799,7 @@ func (x *GetLeaderViewRequest) String() string {
 func (*GetLeaderViewRequest) ProtoMessage() {}
 
 func (x *GetLeaderViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[63]
+	mi := &file_fettle_v1_controller_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4702,7 +5812,7 @@ func (x *GetLeaderViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLeaderViewRequest.ProtoReflect.Descriptor instead.
 func (*GetLeaderViewRequest) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{63}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{77}
 }
 
 // GetLeaderViewResponse is what the leader knows beside the log: why jobs wait, how far they are, how nodes are.
@@ -4720,7 +5830,7 @@ type GetLeaderViewResponse struct {
 
 func (x *GetLeaderViewResponse) Reset() {
 	*x = GetLeaderViewResponse{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[64]
+	mi := &file_fettle_v1_controller_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4732,7 +5842,7 @@ func (x *GetLeaderViewResponse) String() string {
 func (*GetLeaderViewResponse) ProtoMessage() {}
 
 func (x *GetLeaderViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[64]
+	mi := &file_fettle_v1_controller_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4745,7 +5855,7 @@ func (x *GetLeaderViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLeaderViewResponse.ProtoReflect.Descriptor instead.
 func (*GetLeaderViewResponse) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{64}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *GetLeaderViewResponse) GetWaits() []*JobWait {
@@ -4794,7 +5904,7 @@ type JobWait struct {
 
 func (x *JobWait) Reset() {
 	*x = JobWait{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[65]
+	mi := &file_fettle_v1_controller_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4806,7 +5916,7 @@ func (x *JobWait) String() string {
 func (*JobWait) ProtoMessage() {}
 
 func (x *JobWait) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[65]
+	mi := &file_fettle_v1_controller_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4819,7 +5929,7 @@ func (x *JobWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobWait.ProtoReflect.Descriptor instead.
 func (*JobWait) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{65}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *JobWait) GetJobId() uint64 {
@@ -4853,7 +5963,7 @@ type JobProgress struct {
 
 func (x *JobProgress) Reset() {
 	*x = JobProgress{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[66]
+	mi := &file_fettle_v1_controller_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4865,7 +5975,7 @@ func (x *JobProgress) String() string {
 func (*JobProgress) ProtoMessage() {}
 
 func (x *JobProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[66]
+	mi := &file_fettle_v1_controller_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4878,7 +5988,7 @@ func (x *JobProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobProgress.ProtoReflect.Descriptor instead.
 func (*JobProgress) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{66}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *JobProgress) GetJobId() uint64 {
@@ -4907,7 +6017,7 @@ type ServerContact struct {
 
 func (x *ServerContact) Reset() {
 	*x = ServerContact{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[67]
+	mi := &file_fettle_v1_controller_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4919,7 +6029,7 @@ func (x *ServerContact) String() string {
 func (*ServerContact) ProtoMessage() {}
 
 func (x *ServerContact) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[67]
+	mi := &file_fettle_v1_controller_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4932,7 +6042,7 @@ func (x *ServerContact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerContact.ProtoReflect.Descriptor instead.
 func (*ServerContact) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{67}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ServerContact) GetId() string {
@@ -4967,7 +6077,7 @@ type NodeContact struct {
 
 func (x *NodeContact) Reset() {
 	*x = NodeContact{}
-	mi := &file_fettle_v1_controller_proto_msgTypes[68]
+	mi := &file_fettle_v1_controller_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4979,7 +6089,7 @@ func (x *NodeContact) String() string {
 func (*NodeContact) ProtoMessage() {}
 
 func (x *NodeContact) ProtoReflect() protoreflect.Message {
-	mi := &file_fettle_v1_controller_proto_msgTypes[68]
+	mi := &file_fettle_v1_controller_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4992,7 +6102,7 @@ func (x *NodeContact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeContact.ProtoReflect.Descriptor instead.
 func (*NodeContact) Descriptor() ([]byte, []int) {
-	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{68}
+	return file_fettle_v1_controller_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *NodeContact) GetNode() string {
@@ -5053,7 +6163,7 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"r\n" +
 	"\x12SubmitJobsResponse\x12)\n" +
 	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x121\n" +
-	"\aresults\x18\x02 \x03(\v2\x17.fettle.v1.SubmitResultR\aresults\"\x95\x02\n" +
+	"\aresults\x18\x02 \x03(\v2\x17.fettle.v1.SubmitResultR\aresults\"\xc7\x02\n" +
 	"\fSubmitResult\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12\x1c\n" +
 	"\tduplicate\x18\x02 \x01(\bR\tduplicate\x12,\n" +
@@ -5061,7 +6171,8 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\bwarnings\x18\x04 \x03(\tR\bwarnings\x12&\n" +
 	"\x04spec\x18\x05 \x01(\v2\x12.fettle.v1.JobSpecR\x04spec\x12'\n" +
 	"\x0frendered_config\x18\x06 \x01(\fR\x0erenderedConfig\x125\n" +
-	"\bestimate\x18\a \x01(\v2\x19.fettle.v1.MemoryEstimateR\bestimate\"Z\n" +
+	"\bestimate\x18\a \x01(\v2\x19.fettle.v1.MemoryEstimateR\bestimate\x120\n" +
+	"\x05start\x18\b \x01(\v2\x1a.fettle.v1.StartPredictionR\x05start\"Z\n" +
 	"\x0eMemoryEstimate\x12\x19\n" +
 	"\bneed_mib\x18\x01 \x01(\x03R\aneedMib\x12-\n" +
 	"\x05terms\x18\x02 \x03(\v2\x17.fettle.v1.EstimateTermR\x05terms\"4\n" +
@@ -5417,7 +6528,98 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	" \x01(\x04R\bfailures\x12\x15\n" +
 	"\x06p50_us\x18\v \x01(\x03R\x05p50Us\x12\x15\n" +
 	"\x06p99_us\x18\f \x01(\x03R\x05p99Us\x12\x1a\n" +
-	"\brestarts\x18\r \x01(\x04R\brestarts\"\x16\n" +
+	"\brestarts\x18\r \x01(\x04R\brestarts\"\xca\x01\n" +
+	"\x11ExplainJobRequest\x12*\n" +
+	"\x04read\x18\x01 \x01(\v2\x16.fettle.v1.ReadOptionsR\x04read\x12\x15\n" +
+	"\x06job_id\x18\x02 \x01(\x04R\x05jobId\x12$\n" +
+	"\varray_index\x18\x03 \x01(\rH\x00R\n" +
+	"arrayIndex\x88\x01\x01\x12\x10\n" +
+	"\x03why\x18\x04 \x01(\bR\x03why\x12\x14\n" +
+	"\x05start\x18\x05 \x01(\bR\x05start\x12\x14\n" +
+	"\x05order\x18\x06 \x01(\bR\x05orderB\x0e\n" +
+	"\f_array_index\"\xe3\x01\n" +
+	"\x12ExplainJobResponse\x12)\n" +
+	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x12 \n" +
+	"\x03job\x18\x02 \x01(\v2\x0e.fettle.v1.JobR\x03job\x12#\n" +
+	"\x03why\x18\x03 \x01(\v2\x11.fettle.v1.JobWhyR\x03why\x120\n" +
+	"\x05start\x18\x04 \x01(\v2\x1a.fettle.v1.StartPredictionR\x05start\x12)\n" +
+	"\x05order\x18\x05 \x01(\v2\x13.fettle.v1.JobOrderR\x05order\"\xf0\x02\n" +
+	"\x06JobWhy\x12)\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x11.fettle.v1.ReasonR\x06reason\x12\x16\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail\x12+\n" +
+	"\x06behind\x18\x03 \x03(\v2\x13.fettle.v1.JobAheadR\x06behind\x12!\n" +
+	"\fbehind_count\x18\x04 \x01(\rR\vbehindCount\x12-\n" +
+	"\x06limits\x18\x05 \x03(\v2\x15.fettle.v1.LimitInWayR\x06limits\x12.\n" +
+	"\achanges\x18\x06 \x03(\v2\x14.fettle.v1.JobChangeR\achanges\x12\x1a\n" +
+	"\bposition\x18\a \x01(\rR\bposition\x12-\n" +
+	"\x12partition_position\x18\b \x01(\rR\x11partitionPosition\x12)\n" +
+	"\x10project_position\x18\t \x01(\rR\x0fprojectPosition\"\x88\x02\n" +
+	"\bJobAhead\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12 \n" +
+	"\farray_job_id\x18\x02 \x01(\x04R\n" +
+	"arrayJobId\x12\x1f\n" +
+	"\varray_index\x18\x03 \x01(\rR\n" +
+	"arrayIndex\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x12\n" +
+	"\x04user\x18\x05 \x01(\tR\x04user\x12\x1a\n" +
+	"\bpriority\x18\x06 \x01(\rR\bpriority\x12)\n" +
+	"\x05state\x18\a \x01(\x0e2\x13.fettle.v1.JobStateR\x05state\x12\x12\n" +
+	"\x04gpus\x18\b \x01(\rR\x04gpus\x12\x1f\n" +
+	"\vexpected_ms\x18\t \x01(\x03R\n" +
+	"expectedMs\"\x9e\x01\n" +
+	"\n" +
+	"LimitInWay\x12(\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x14.fettle.v1.ScopeKindR\x04kind\x12\x14\n" +
+	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\tR\x05limit\x12\x10\n" +
+	"\x03max\x18\x04 \x01(\x03R\x03max\x12\x12\n" +
+	"\x04used\x18\x05 \x01(\x03R\x04used\x12\x14\n" +
+	"\x05asked\x18\x06 \x01(\x03R\x05asked\"j\n" +
+	"\tJobChange\x12-\n" +
+	"\aoptions\x18\x01 \x03(\v2\x13.fettle.v1.KeyValueR\aoptions\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
+	"\bpreempts\x18\x03 \x01(\bR\bpreempts\"\xfd\x01\n" +
+	"\x0fStartPrediction\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12 \n" +
+	"\farray_job_id\x18\x02 \x01(\x04R\n" +
+	"arrayJobId\x12\x1f\n" +
+	"\varray_index\x18\x03 \x01(\rR\n" +
+	"arrayIndex\x12\x19\n" +
+	"\bstart_ms\x18\x04 \x01(\x03R\astartMs\x12\x15\n" +
+	"\x06low_ms\x18\x05 \x01(\x03R\x05lowMs\x12\x17\n" +
+	"\ahigh_ms\x18\x06 \x01(\x03R\x06highMs\x12/\n" +
+	"\x05nodes\x18\a \x03(\v2\x19.fettle.v1.NodeAllocationR\x05nodes\x12\x14\n" +
+	"\x05basis\x18\b \x01(\tR\x05basis\"\x9b\x01\n" +
+	"\bJobOrder\x12\x14\n" +
+	"\x05score\x18\x01 \x01(\x03R\x05score\x12*\n" +
+	"\x05terms\x18\x02 \x03(\v2\x14.fettle.v1.OrderTermR\x05terms\x12\x19\n" +
+	"\bbound_ms\x18\x03 \x01(\x03R\aboundMs\x12\x16\n" +
+	"\x06policy\x18\x04 \x01(\tR\x06policy\x12\x1a\n" +
+	"\bposition\x18\x05 \x01(\rR\bposition\"G\n" +
+	"\tOrderTerm\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02ms\x18\x02 \x01(\x03R\x02ms\x12\x16\n" +
+	"\x06inputs\x18\x03 \x01(\tR\x06inputs\"\x88\x01\n" +
+	"\x14PredictStartsRequest\x12*\n" +
+	"\x04read\x18\x01 \x01(\v2\x16.fettle.v1.ReadOptionsR\x04read\x12.\n" +
+	"\x06select\x18\x02 \x01(\v2\x16.fettle.v1.JobSelectorR\x06select\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"v\n" +
+	"\x15PredictStartsResponse\x12)\n" +
+	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x122\n" +
+	"\x06starts\x18\x02 \x03(\v2\x1a.fettle.v1.StartPredictionR\x06starts\"G\n" +
+	"\x19GetPredictionStatsRequest\x12*\n" +
+	"\x04read\x18\x01 \x01(\v2\x16.fettle.v1.ReadOptionsR\x04read\"y\n" +
+	"\x1aGetPredictionStatsResponse\x12)\n" +
+	"\x06header\x18\x01 \x01(\v2\x11.fettle.v1.HeaderR\x06header\x120\n" +
+	"\x05stats\x18\x02 \x03(\v2\x1a.fettle.v1.PredictionStatsR\x05stats\"\xd3\x01\n" +
+	"\x0fPredictionStats\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\tR\tpartition\x12\x12\n" +
+	"\x04jobs\x18\x02 \x01(\x04R\x04jobs\x12\x19\n" +
+	"\bsince_ms\x18\x03 \x01(\x03R\asinceMs\x12$\n" +
+	"\x0emedian_error_s\x18\x04 \x01(\x03R\fmedianErrorS\x12\x1e\n" +
+	"\vp90_error_s\x18\x05 \x01(\x03R\tp90ErrorS\x12\x15\n" +
+	"\x06bias_s\x18\x06 \x01(\x03R\x05biasS\x12\x16\n" +
+	"\x06within\x18\a \x01(\x04R\x06within\"\x16\n" +
 	"\x14GetLeaderViewRequest\"\xfb\x01\n" +
 	"\x15GetLeaderViewResponse\x12(\n" +
 	"\x05waits\x18\x01 \x03(\v2\x12.fettle.v1.JobWaitR\x05waits\x122\n" +
@@ -5462,7 +6664,7 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x16SCOPE_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14SCOPE_KIND_PARTITION\x10\x01\x12\x16\n" +
 	"\x12SCOPE_KIND_PROJECT\x10\x02\x12\x13\n" +
-	"\x0fSCOPE_KIND_USER\x10\x032\xca\x0e\n" +
+	"\x0fSCOPE_KIND_USER\x10\x032\xcc\x10\n" +
 	"\x11ControllerService\x12I\n" +
 	"\n" +
 	"SubmitJobs\x12\x1c.fettle.v1.SubmitJobsRequest\x1a\x1d.fettle.v1.SubmitJobsResponse\x12H\n" +
@@ -5490,7 +6692,11 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x10ListReservations\x12\".fettle.v1.ListReservationsRequest\x1a#.fettle.v1.ListReservationsResponse\x12U\n" +
 	"\x0eSetReservation\x12 .fettle.v1.SetReservationRequest\x1a!.fettle.v1.SetReservationResponse\x12^\n" +
 	"\x11RemoveReservation\x12#.fettle.v1.RemoveReservationRequest\x1a$.fettle.v1.RemoveReservationResponse\x12L\n" +
-	"\vListPlugins\x12\x1d.fettle.v1.ListPluginsRequest\x1a\x1e.fettle.v1.ListPluginsResponse\x12R\n" +
+	"\vListPlugins\x12\x1d.fettle.v1.ListPluginsRequest\x1a\x1e.fettle.v1.ListPluginsResponse\x12I\n" +
+	"\n" +
+	"ExplainJob\x12\x1c.fettle.v1.ExplainJobRequest\x1a\x1d.fettle.v1.ExplainJobResponse\x12R\n" +
+	"\rPredictStarts\x12\x1f.fettle.v1.PredictStartsRequest\x1a .fettle.v1.PredictStartsResponse\x12a\n" +
+	"\x12GetPredictionStats\x12$.fettle.v1.GetPredictionStatsRequest\x1a%.fettle.v1.GetPredictionStatsResponse\x12R\n" +
 	"\rGetLeaderView\x12\x1f.fettle.v1.GetLeaderViewRequest\x1a .fettle.v1.GetLeaderViewResponseB7Z5github.com/fettle-hpc/fettle/proto/fettle/v1;fettlev1b\x06proto3"
 
 var (
@@ -5506,7 +6712,7 @@ func file_fettle_v1_controller_proto_rawDescGZIP() []byte {
 }
 
 var file_fettle_v1_controller_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_fettle_v1_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_fettle_v1_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
 var file_fettle_v1_controller_proto_goTypes = []any{
 	(ReadLevel)(0),                     // 0: fettle.v1.ReadLevel
 	(NodeAction)(0),                    // 1: fettle.v1.NodeAction
@@ -5575,161 +6781,204 @@ var file_fettle_v1_controller_proto_goTypes = []any{
 	(*ListPluginsRequest)(nil),         // 64: fettle.v1.ListPluginsRequest
 	(*ListPluginsResponse)(nil),        // 65: fettle.v1.ListPluginsResponse
 	(*PluginStatus)(nil),               // 66: fettle.v1.PluginStatus
-	(*GetLeaderViewRequest)(nil),       // 67: fettle.v1.GetLeaderViewRequest
-	(*GetLeaderViewResponse)(nil),      // 68: fettle.v1.GetLeaderViewResponse
-	(*JobWait)(nil),                    // 69: fettle.v1.JobWait
-	(*JobProgress)(nil),                // 70: fettle.v1.JobProgress
-	(*ServerContact)(nil),              // 71: fettle.v1.ServerContact
-	(*NodeContact)(nil),                // 72: fettle.v1.NodeContact
-	(*JobSpec)(nil),                    // 73: fettle.v1.JobSpec
-	(JobState)(0),                      // 74: fettle.v1.JobState
-	(*ArrayRange)(nil),                 // 75: fettle.v1.ArrayRange
-	(*Job)(nil),                        // 76: fettle.v1.Job
-	(Reason)(0),                        // 77: fettle.v1.Reason
-	(*Node)(nil),                       // 78: fettle.v1.Node
-	(*KeyValue)(nil),                   // 79: fettle.v1.KeyValue
-	(*NodeAllocation)(nil),             // 80: fettle.v1.NodeAllocation
-	(*Progress)(nil),                   // 81: fettle.v1.Progress
-	(*GPUReading)(nil),                 // 82: fettle.v1.GPUReading
+	(*ExplainJobRequest)(nil),          // 67: fettle.v1.ExplainJobRequest
+	(*ExplainJobResponse)(nil),         // 68: fettle.v1.ExplainJobResponse
+	(*JobWhy)(nil),                     // 69: fettle.v1.JobWhy
+	(*JobAhead)(nil),                   // 70: fettle.v1.JobAhead
+	(*LimitInWay)(nil),                 // 71: fettle.v1.LimitInWay
+	(*JobChange)(nil),                  // 72: fettle.v1.JobChange
+	(*StartPrediction)(nil),            // 73: fettle.v1.StartPrediction
+	(*JobOrder)(nil),                   // 74: fettle.v1.JobOrder
+	(*OrderTerm)(nil),                  // 75: fettle.v1.OrderTerm
+	(*PredictStartsRequest)(nil),       // 76: fettle.v1.PredictStartsRequest
+	(*PredictStartsResponse)(nil),      // 77: fettle.v1.PredictStartsResponse
+	(*GetPredictionStatsRequest)(nil),  // 78: fettle.v1.GetPredictionStatsRequest
+	(*GetPredictionStatsResponse)(nil), // 79: fettle.v1.GetPredictionStatsResponse
+	(*PredictionStats)(nil),            // 80: fettle.v1.PredictionStats
+	(*GetLeaderViewRequest)(nil),       // 81: fettle.v1.GetLeaderViewRequest
+	(*GetLeaderViewResponse)(nil),      // 82: fettle.v1.GetLeaderViewResponse
+	(*JobWait)(nil),                    // 83: fettle.v1.JobWait
+	(*JobProgress)(nil),                // 84: fettle.v1.JobProgress
+	(*ServerContact)(nil),              // 85: fettle.v1.ServerContact
+	(*NodeContact)(nil),                // 86: fettle.v1.NodeContact
+	(*JobSpec)(nil),                    // 87: fettle.v1.JobSpec
+	(JobState)(0),                      // 88: fettle.v1.JobState
+	(*ArrayRange)(nil),                 // 89: fettle.v1.ArrayRange
+	(*Job)(nil),                        // 90: fettle.v1.Job
+	(Reason)(0),                        // 91: fettle.v1.Reason
+	(*Node)(nil),                       // 92: fettle.v1.Node
+	(*KeyValue)(nil),                   // 93: fettle.v1.KeyValue
+	(*NodeAllocation)(nil),             // 94: fettle.v1.NodeAllocation
+	(*Progress)(nil),                   // 95: fettle.v1.Progress
+	(*GPUReading)(nil),                 // 96: fettle.v1.GPUReading
 }
 var file_fettle_v1_controller_proto_depIdxs = []int32{
 	0,   // 0: fettle.v1.ReadOptions.level:type_name -> fettle.v1.ReadLevel
 	0,   // 1: fettle.v1.Header.level:type_name -> fettle.v1.ReadLevel
-	73,  // 2: fettle.v1.JobSubmission.spec:type_name -> fettle.v1.JobSpec
+	87,  // 2: fettle.v1.JobSubmission.spec:type_name -> fettle.v1.JobSpec
 	7,   // 3: fettle.v1.SubmitJobsRequest.jobs:type_name -> fettle.v1.JobSubmission
 	5,   // 4: fettle.v1.SubmitJobsResponse.header:type_name -> fettle.v1.Header
 	10,  // 5: fettle.v1.SubmitJobsResponse.results:type_name -> fettle.v1.SubmitResult
 	6,   // 6: fettle.v1.SubmitResult.error:type_name -> fettle.v1.ErrorDetail
-	73,  // 7: fettle.v1.SubmitResult.spec:type_name -> fettle.v1.JobSpec
+	87,  // 7: fettle.v1.SubmitResult.spec:type_name -> fettle.v1.JobSpec
 	11,  // 8: fettle.v1.SubmitResult.estimate:type_name -> fettle.v1.MemoryEstimate
-	12,  // 9: fettle.v1.MemoryEstimate.terms:type_name -> fettle.v1.EstimateTerm
-	74,  // 10: fettle.v1.JobSelector.states:type_name -> fettle.v1.JobState
-	14,  // 11: fettle.v1.JobSelector.elements:type_name -> fettle.v1.ElementSelector
-	75,  // 12: fettle.v1.ElementSelector.ranges:type_name -> fettle.v1.ArrayRange
-	13,  // 13: fettle.v1.CancelJobsRequest.select:type_name -> fettle.v1.JobSelector
-	13,  // 14: fettle.v1.JobActionRequest.select:type_name -> fettle.v1.JobSelector
-	5,   // 15: fettle.v1.JobActionResponse.header:type_name -> fettle.v1.Header
-	18,  // 16: fettle.v1.JobActionResponse.results:type_name -> fettle.v1.JobActionResult
-	6,   // 17: fettle.v1.JobActionResult.error:type_name -> fettle.v1.ErrorDetail
-	5,   // 18: fettle.v1.UpdateJobResponse.header:type_name -> fettle.v1.Header
-	76,  // 19: fettle.v1.UpdateJobResponse.job:type_name -> fettle.v1.Job
-	4,   // 20: fettle.v1.GetJobRequest.read:type_name -> fettle.v1.ReadOptions
-	5,   // 21: fettle.v1.GetJobResponse.header:type_name -> fettle.v1.Header
-	76,  // 22: fettle.v1.GetJobResponse.job:type_name -> fettle.v1.Job
-	4,   // 23: fettle.v1.ListJobsRequest.read:type_name -> fettle.v1.ReadOptions
-	13,  // 24: fettle.v1.ListJobsRequest.select:type_name -> fettle.v1.JobSelector
-	5,   // 25: fettle.v1.ListJobsResponse.header:type_name -> fettle.v1.Header
-	76,  // 26: fettle.v1.ListJobsResponse.jobs:type_name -> fettle.v1.Job
-	13,  // 27: fettle.v1.WatchEventsRequest.select:type_name -> fettle.v1.JobSelector
-	74,  // 28: fettle.v1.Event.old_state:type_name -> fettle.v1.JobState
-	74,  // 29: fettle.v1.Event.state:type_name -> fettle.v1.JobState
-	77,  // 30: fettle.v1.Event.reason:type_name -> fettle.v1.Reason
-	26,  // 31: fettle.v1.WatchEventsResponse.events:type_name -> fettle.v1.Event
-	5,   // 32: fettle.v1.WatchEventsResponse.header:type_name -> fettle.v1.Header
-	76,  // 33: fettle.v1.ReadLogResponse.job:type_name -> fettle.v1.Job
-	4,   // 34: fettle.v1.ListNodesRequest.read:type_name -> fettle.v1.ReadOptions
-	5,   // 35: fettle.v1.ListNodesResponse.header:type_name -> fettle.v1.Header
-	78,  // 36: fettle.v1.ListNodesResponse.nodes:type_name -> fettle.v1.Node
-	1,   // 37: fettle.v1.UpdateNodeRequest.action:type_name -> fettle.v1.NodeAction
-	5,   // 38: fettle.v1.UpdateNodeResponse.header:type_name -> fettle.v1.Header
-	78,  // 39: fettle.v1.UpdateNodeResponse.node:type_name -> fettle.v1.Node
-	4,   // 40: fettle.v1.GetClusterRequest.read:type_name -> fettle.v1.ReadOptions
-	5,   // 41: fettle.v1.GetClusterResponse.header:type_name -> fettle.v1.Header
-	35,  // 42: fettle.v1.GetClusterResponse.servers:type_name -> fettle.v1.ServerInfo
-	37,  // 43: fettle.v1.GetClusterResponse.scheduler:type_name -> fettle.v1.SchedulerStats
-	5,   // 44: fettle.v1.AddServerResponse.header:type_name -> fettle.v1.Header
-	5,   // 45: fettle.v1.RemoveServerResponse.header:type_name -> fettle.v1.Header
-	5,   // 46: fettle.v1.TransferLeadershipResponse.header:type_name -> fettle.v1.Header
-	4,   // 47: fettle.v1.GetPolicyRequest.read:type_name -> fettle.v1.ReadOptions
-	5,   // 48: fettle.v1.GetPolicyResponse.header:type_name -> fettle.v1.Header
-	48,  // 49: fettle.v1.GetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
-	48,  // 50: fettle.v1.SetPolicyRequest.policy:type_name -> fettle.v1.ClusterPolicy
-	5,   // 51: fettle.v1.SetPolicyResponse.header:type_name -> fettle.v1.Header
-	48,  // 52: fettle.v1.SetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
-	52,  // 53: fettle.v1.ClusterPolicy.partitions:type_name -> fettle.v1.Partition
-	79,  // 54: fettle.v1.ClusterPolicy.scheduling:type_name -> fettle.v1.KeyValue
-	50,  // 55: fettle.v1.ClusterPolicy.projects:type_name -> fettle.v1.Project
-	51,  // 56: fettle.v1.ClusterPolicy.users:type_name -> fettle.v1.UserLimits
-	49,  // 57: fettle.v1.Project.limits:type_name -> fettle.v1.Limits
-	49,  // 58: fettle.v1.UserLimits.limits:type_name -> fettle.v1.Limits
-	49,  // 59: fettle.v1.Partition.limits:type_name -> fettle.v1.Limits
-	2,   // 60: fettle.v1.Partition.preempt:type_name -> fettle.v1.PreemptMode
-	4,   // 61: fettle.v1.GetUsageRequest.read:type_name -> fettle.v1.ReadOptions
-	5,   // 62: fettle.v1.GetUsageResponse.header:type_name -> fettle.v1.Header
-	55,  // 63: fettle.v1.GetUsageResponse.scopes:type_name -> fettle.v1.ScopeUsage
-	56,  // 64: fettle.v1.GetUsageResponse.accounts:type_name -> fettle.v1.AccountUsage
-	3,   // 65: fettle.v1.ScopeUsage.kind:type_name -> fettle.v1.ScopeKind
-	49,  // 66: fettle.v1.ScopeUsage.limits:type_name -> fettle.v1.Limits
-	80,  // 67: fettle.v1.Reservation.picked:type_name -> fettle.v1.NodeAllocation
-	4,   // 68: fettle.v1.ListReservationsRequest.read:type_name -> fettle.v1.ReadOptions
-	5,   // 69: fettle.v1.ListReservationsResponse.header:type_name -> fettle.v1.Header
-	57,  // 70: fettle.v1.ListReservationsResponse.reservations:type_name -> fettle.v1.Reservation
-	57,  // 71: fettle.v1.SetReservationRequest.reservation:type_name -> fettle.v1.Reservation
-	5,   // 72: fettle.v1.SetReservationResponse.header:type_name -> fettle.v1.Header
-	57,  // 73: fettle.v1.SetReservationResponse.reservation:type_name -> fettle.v1.Reservation
-	5,   // 74: fettle.v1.RemoveReservationResponse.header:type_name -> fettle.v1.Header
-	5,   // 75: fettle.v1.ListPluginsResponse.header:type_name -> fettle.v1.Header
-	66,  // 76: fettle.v1.ListPluginsResponse.plugins:type_name -> fettle.v1.PluginStatus
-	69,  // 77: fettle.v1.GetLeaderViewResponse.waits:type_name -> fettle.v1.JobWait
-	70,  // 78: fettle.v1.GetLeaderViewResponse.progress:type_name -> fettle.v1.JobProgress
-	72,  // 79: fettle.v1.GetLeaderViewResponse.nodes:type_name -> fettle.v1.NodeContact
-	71,  // 80: fettle.v1.GetLeaderViewResponse.servers:type_name -> fettle.v1.ServerContact
-	77,  // 81: fettle.v1.JobWait.reason:type_name -> fettle.v1.Reason
-	81,  // 82: fettle.v1.JobProgress.progress:type_name -> fettle.v1.Progress
-	82,  // 83: fettle.v1.NodeContact.readings:type_name -> fettle.v1.GPUReading
-	8,   // 84: fettle.v1.ControllerService.SubmitJobs:input_type -> fettle.v1.SubmitJobsRequest
-	15,  // 85: fettle.v1.ControllerService.CancelJobs:input_type -> fettle.v1.CancelJobsRequest
-	16,  // 86: fettle.v1.ControllerService.HoldJobs:input_type -> fettle.v1.JobActionRequest
-	16,  // 87: fettle.v1.ControllerService.ReleaseJobs:input_type -> fettle.v1.JobActionRequest
-	16,  // 88: fettle.v1.ControllerService.RequeueJobs:input_type -> fettle.v1.JobActionRequest
-	19,  // 89: fettle.v1.ControllerService.UpdateJob:input_type -> fettle.v1.UpdateJobRequest
-	21,  // 90: fettle.v1.ControllerService.GetJob:input_type -> fettle.v1.GetJobRequest
-	23,  // 91: fettle.v1.ControllerService.ListJobs:input_type -> fettle.v1.ListJobsRequest
-	25,  // 92: fettle.v1.ControllerService.WatchEvents:input_type -> fettle.v1.WatchEventsRequest
-	28,  // 93: fettle.v1.ControllerService.ReadLog:input_type -> fettle.v1.ReadLogRequest
-	30,  // 94: fettle.v1.ControllerService.ListNodes:input_type -> fettle.v1.ListNodesRequest
-	32,  // 95: fettle.v1.ControllerService.UpdateNode:input_type -> fettle.v1.UpdateNodeRequest
-	34,  // 96: fettle.v1.ControllerService.GetCluster:input_type -> fettle.v1.GetClusterRequest
-	38,  // 97: fettle.v1.ControllerService.AddServer:input_type -> fettle.v1.AddServerRequest
-	40,  // 98: fettle.v1.ControllerService.RemoveServer:input_type -> fettle.v1.RemoveServerRequest
-	42,  // 99: fettle.v1.ControllerService.TransferLeadership:input_type -> fettle.v1.TransferLeadershipRequest
-	44,  // 100: fettle.v1.ControllerService.GetPolicy:input_type -> fettle.v1.GetPolicyRequest
-	46,  // 101: fettle.v1.ControllerService.SetPolicy:input_type -> fettle.v1.SetPolicyRequest
-	53,  // 102: fettle.v1.ControllerService.GetUsage:input_type -> fettle.v1.GetUsageRequest
-	58,  // 103: fettle.v1.ControllerService.ListReservations:input_type -> fettle.v1.ListReservationsRequest
-	60,  // 104: fettle.v1.ControllerService.SetReservation:input_type -> fettle.v1.SetReservationRequest
-	62,  // 105: fettle.v1.ControllerService.RemoveReservation:input_type -> fettle.v1.RemoveReservationRequest
-	64,  // 106: fettle.v1.ControllerService.ListPlugins:input_type -> fettle.v1.ListPluginsRequest
-	67,  // 107: fettle.v1.ControllerService.GetLeaderView:input_type -> fettle.v1.GetLeaderViewRequest
-	9,   // 108: fettle.v1.ControllerService.SubmitJobs:output_type -> fettle.v1.SubmitJobsResponse
-	17,  // 109: fettle.v1.ControllerService.CancelJobs:output_type -> fettle.v1.JobActionResponse
-	17,  // 110: fettle.v1.ControllerService.HoldJobs:output_type -> fettle.v1.JobActionResponse
-	17,  // 111: fettle.v1.ControllerService.ReleaseJobs:output_type -> fettle.v1.JobActionResponse
-	17,  // 112: fettle.v1.ControllerService.RequeueJobs:output_type -> fettle.v1.JobActionResponse
-	20,  // 113: fettle.v1.ControllerService.UpdateJob:output_type -> fettle.v1.UpdateJobResponse
-	22,  // 114: fettle.v1.ControllerService.GetJob:output_type -> fettle.v1.GetJobResponse
-	24,  // 115: fettle.v1.ControllerService.ListJobs:output_type -> fettle.v1.ListJobsResponse
-	27,  // 116: fettle.v1.ControllerService.WatchEvents:output_type -> fettle.v1.WatchEventsResponse
-	29,  // 117: fettle.v1.ControllerService.ReadLog:output_type -> fettle.v1.ReadLogResponse
-	31,  // 118: fettle.v1.ControllerService.ListNodes:output_type -> fettle.v1.ListNodesResponse
-	33,  // 119: fettle.v1.ControllerService.UpdateNode:output_type -> fettle.v1.UpdateNodeResponse
-	36,  // 120: fettle.v1.ControllerService.GetCluster:output_type -> fettle.v1.GetClusterResponse
-	39,  // 121: fettle.v1.ControllerService.AddServer:output_type -> fettle.v1.AddServerResponse
-	41,  // 122: fettle.v1.ControllerService.RemoveServer:output_type -> fettle.v1.RemoveServerResponse
-	43,  // 123: fettle.v1.ControllerService.TransferLeadership:output_type -> fettle.v1.TransferLeadershipResponse
-	45,  // 124: fettle.v1.ControllerService.GetPolicy:output_type -> fettle.v1.GetPolicyResponse
-	47,  // 125: fettle.v1.ControllerService.SetPolicy:output_type -> fettle.v1.SetPolicyResponse
-	54,  // 126: fettle.v1.ControllerService.GetUsage:output_type -> fettle.v1.GetUsageResponse
-	59,  // 127: fettle.v1.ControllerService.ListReservations:output_type -> fettle.v1.ListReservationsResponse
-	61,  // 128: fettle.v1.ControllerService.SetReservation:output_type -> fettle.v1.SetReservationResponse
-	63,  // 129: fettle.v1.ControllerService.RemoveReservation:output_type -> fettle.v1.RemoveReservationResponse
-	65,  // 130: fettle.v1.ControllerService.ListPlugins:output_type -> fettle.v1.ListPluginsResponse
-	68,  // 131: fettle.v1.ControllerService.GetLeaderView:output_type -> fettle.v1.GetLeaderViewResponse
-	108, // [108:132] is the sub-list for method output_type
-	84,  // [84:108] is the sub-list for method input_type
-	84,  // [84:84] is the sub-list for extension type_name
-	84,  // [84:84] is the sub-list for extension extendee
-	0,   // [0:84] is the sub-list for field type_name
+	73,  // 9: fettle.v1.SubmitResult.start:type_name -> fettle.v1.StartPrediction
+	12,  // 10: fettle.v1.MemoryEstimate.terms:type_name -> fettle.v1.EstimateTerm
+	88,  // 11: fettle.v1.JobSelector.states:type_name -> fettle.v1.JobState
+	14,  // 12: fettle.v1.JobSelector.elements:type_name -> fettle.v1.ElementSelector
+	89,  // 13: fettle.v1.ElementSelector.ranges:type_name -> fettle.v1.ArrayRange
+	13,  // 14: fettle.v1.CancelJobsRequest.select:type_name -> fettle.v1.JobSelector
+	13,  // 15: fettle.v1.JobActionRequest.select:type_name -> fettle.v1.JobSelector
+	5,   // 16: fettle.v1.JobActionResponse.header:type_name -> fettle.v1.Header
+	18,  // 17: fettle.v1.JobActionResponse.results:type_name -> fettle.v1.JobActionResult
+	6,   // 18: fettle.v1.JobActionResult.error:type_name -> fettle.v1.ErrorDetail
+	5,   // 19: fettle.v1.UpdateJobResponse.header:type_name -> fettle.v1.Header
+	90,  // 20: fettle.v1.UpdateJobResponse.job:type_name -> fettle.v1.Job
+	4,   // 21: fettle.v1.GetJobRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 22: fettle.v1.GetJobResponse.header:type_name -> fettle.v1.Header
+	90,  // 23: fettle.v1.GetJobResponse.job:type_name -> fettle.v1.Job
+	4,   // 24: fettle.v1.ListJobsRequest.read:type_name -> fettle.v1.ReadOptions
+	13,  // 25: fettle.v1.ListJobsRequest.select:type_name -> fettle.v1.JobSelector
+	5,   // 26: fettle.v1.ListJobsResponse.header:type_name -> fettle.v1.Header
+	90,  // 27: fettle.v1.ListJobsResponse.jobs:type_name -> fettle.v1.Job
+	13,  // 28: fettle.v1.WatchEventsRequest.select:type_name -> fettle.v1.JobSelector
+	88,  // 29: fettle.v1.Event.old_state:type_name -> fettle.v1.JobState
+	88,  // 30: fettle.v1.Event.state:type_name -> fettle.v1.JobState
+	91,  // 31: fettle.v1.Event.reason:type_name -> fettle.v1.Reason
+	26,  // 32: fettle.v1.WatchEventsResponse.events:type_name -> fettle.v1.Event
+	5,   // 33: fettle.v1.WatchEventsResponse.header:type_name -> fettle.v1.Header
+	90,  // 34: fettle.v1.ReadLogResponse.job:type_name -> fettle.v1.Job
+	4,   // 35: fettle.v1.ListNodesRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 36: fettle.v1.ListNodesResponse.header:type_name -> fettle.v1.Header
+	92,  // 37: fettle.v1.ListNodesResponse.nodes:type_name -> fettle.v1.Node
+	1,   // 38: fettle.v1.UpdateNodeRequest.action:type_name -> fettle.v1.NodeAction
+	5,   // 39: fettle.v1.UpdateNodeResponse.header:type_name -> fettle.v1.Header
+	92,  // 40: fettle.v1.UpdateNodeResponse.node:type_name -> fettle.v1.Node
+	4,   // 41: fettle.v1.GetClusterRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 42: fettle.v1.GetClusterResponse.header:type_name -> fettle.v1.Header
+	35,  // 43: fettle.v1.GetClusterResponse.servers:type_name -> fettle.v1.ServerInfo
+	37,  // 44: fettle.v1.GetClusterResponse.scheduler:type_name -> fettle.v1.SchedulerStats
+	5,   // 45: fettle.v1.AddServerResponse.header:type_name -> fettle.v1.Header
+	5,   // 46: fettle.v1.RemoveServerResponse.header:type_name -> fettle.v1.Header
+	5,   // 47: fettle.v1.TransferLeadershipResponse.header:type_name -> fettle.v1.Header
+	4,   // 48: fettle.v1.GetPolicyRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 49: fettle.v1.GetPolicyResponse.header:type_name -> fettle.v1.Header
+	48,  // 50: fettle.v1.GetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
+	48,  // 51: fettle.v1.SetPolicyRequest.policy:type_name -> fettle.v1.ClusterPolicy
+	5,   // 52: fettle.v1.SetPolicyResponse.header:type_name -> fettle.v1.Header
+	48,  // 53: fettle.v1.SetPolicyResponse.policy:type_name -> fettle.v1.ClusterPolicy
+	52,  // 54: fettle.v1.ClusterPolicy.partitions:type_name -> fettle.v1.Partition
+	93,  // 55: fettle.v1.ClusterPolicy.scheduling:type_name -> fettle.v1.KeyValue
+	50,  // 56: fettle.v1.ClusterPolicy.projects:type_name -> fettle.v1.Project
+	51,  // 57: fettle.v1.ClusterPolicy.users:type_name -> fettle.v1.UserLimits
+	49,  // 58: fettle.v1.Project.limits:type_name -> fettle.v1.Limits
+	49,  // 59: fettle.v1.UserLimits.limits:type_name -> fettle.v1.Limits
+	49,  // 60: fettle.v1.Partition.limits:type_name -> fettle.v1.Limits
+	2,   // 61: fettle.v1.Partition.preempt:type_name -> fettle.v1.PreemptMode
+	4,   // 62: fettle.v1.GetUsageRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 63: fettle.v1.GetUsageResponse.header:type_name -> fettle.v1.Header
+	55,  // 64: fettle.v1.GetUsageResponse.scopes:type_name -> fettle.v1.ScopeUsage
+	56,  // 65: fettle.v1.GetUsageResponse.accounts:type_name -> fettle.v1.AccountUsage
+	3,   // 66: fettle.v1.ScopeUsage.kind:type_name -> fettle.v1.ScopeKind
+	49,  // 67: fettle.v1.ScopeUsage.limits:type_name -> fettle.v1.Limits
+	94,  // 68: fettle.v1.Reservation.picked:type_name -> fettle.v1.NodeAllocation
+	4,   // 69: fettle.v1.ListReservationsRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 70: fettle.v1.ListReservationsResponse.header:type_name -> fettle.v1.Header
+	57,  // 71: fettle.v1.ListReservationsResponse.reservations:type_name -> fettle.v1.Reservation
+	57,  // 72: fettle.v1.SetReservationRequest.reservation:type_name -> fettle.v1.Reservation
+	5,   // 73: fettle.v1.SetReservationResponse.header:type_name -> fettle.v1.Header
+	57,  // 74: fettle.v1.SetReservationResponse.reservation:type_name -> fettle.v1.Reservation
+	5,   // 75: fettle.v1.RemoveReservationResponse.header:type_name -> fettle.v1.Header
+	5,   // 76: fettle.v1.ListPluginsResponse.header:type_name -> fettle.v1.Header
+	66,  // 77: fettle.v1.ListPluginsResponse.plugins:type_name -> fettle.v1.PluginStatus
+	4,   // 78: fettle.v1.ExplainJobRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 79: fettle.v1.ExplainJobResponse.header:type_name -> fettle.v1.Header
+	90,  // 80: fettle.v1.ExplainJobResponse.job:type_name -> fettle.v1.Job
+	69,  // 81: fettle.v1.ExplainJobResponse.why:type_name -> fettle.v1.JobWhy
+	73,  // 82: fettle.v1.ExplainJobResponse.start:type_name -> fettle.v1.StartPrediction
+	74,  // 83: fettle.v1.ExplainJobResponse.order:type_name -> fettle.v1.JobOrder
+	91,  // 84: fettle.v1.JobWhy.reason:type_name -> fettle.v1.Reason
+	70,  // 85: fettle.v1.JobWhy.behind:type_name -> fettle.v1.JobAhead
+	71,  // 86: fettle.v1.JobWhy.limits:type_name -> fettle.v1.LimitInWay
+	72,  // 87: fettle.v1.JobWhy.changes:type_name -> fettle.v1.JobChange
+	88,  // 88: fettle.v1.JobAhead.state:type_name -> fettle.v1.JobState
+	3,   // 89: fettle.v1.LimitInWay.kind:type_name -> fettle.v1.ScopeKind
+	93,  // 90: fettle.v1.JobChange.options:type_name -> fettle.v1.KeyValue
+	94,  // 91: fettle.v1.StartPrediction.nodes:type_name -> fettle.v1.NodeAllocation
+	75,  // 92: fettle.v1.JobOrder.terms:type_name -> fettle.v1.OrderTerm
+	4,   // 93: fettle.v1.PredictStartsRequest.read:type_name -> fettle.v1.ReadOptions
+	13,  // 94: fettle.v1.PredictStartsRequest.select:type_name -> fettle.v1.JobSelector
+	5,   // 95: fettle.v1.PredictStartsResponse.header:type_name -> fettle.v1.Header
+	73,  // 96: fettle.v1.PredictStartsResponse.starts:type_name -> fettle.v1.StartPrediction
+	4,   // 97: fettle.v1.GetPredictionStatsRequest.read:type_name -> fettle.v1.ReadOptions
+	5,   // 98: fettle.v1.GetPredictionStatsResponse.header:type_name -> fettle.v1.Header
+	80,  // 99: fettle.v1.GetPredictionStatsResponse.stats:type_name -> fettle.v1.PredictionStats
+	83,  // 100: fettle.v1.GetLeaderViewResponse.waits:type_name -> fettle.v1.JobWait
+	84,  // 101: fettle.v1.GetLeaderViewResponse.progress:type_name -> fettle.v1.JobProgress
+	86,  // 102: fettle.v1.GetLeaderViewResponse.nodes:type_name -> fettle.v1.NodeContact
+	85,  // 103: fettle.v1.GetLeaderViewResponse.servers:type_name -> fettle.v1.ServerContact
+	91,  // 104: fettle.v1.JobWait.reason:type_name -> fettle.v1.Reason
+	95,  // 105: fettle.v1.JobProgress.progress:type_name -> fettle.v1.Progress
+	96,  // 106: fettle.v1.NodeContact.readings:type_name -> fettle.v1.GPUReading
+	8,   // 107: fettle.v1.ControllerService.SubmitJobs:input_type -> fettle.v1.SubmitJobsRequest
+	15,  // 108: fettle.v1.ControllerService.CancelJobs:input_type -> fettle.v1.CancelJobsRequest
+	16,  // 109: fettle.v1.ControllerService.HoldJobs:input_type -> fettle.v1.JobActionRequest
+	16,  // 110: fettle.v1.ControllerService.ReleaseJobs:input_type -> fettle.v1.JobActionRequest
+	16,  // 111: fettle.v1.ControllerService.RequeueJobs:input_type -> fettle.v1.JobActionRequest
+	19,  // 112: fettle.v1.ControllerService.UpdateJob:input_type -> fettle.v1.UpdateJobRequest
+	21,  // 113: fettle.v1.ControllerService.GetJob:input_type -> fettle.v1.GetJobRequest
+	23,  // 114: fettle.v1.ControllerService.ListJobs:input_type -> fettle.v1.ListJobsRequest
+	25,  // 115: fettle.v1.ControllerService.WatchEvents:input_type -> fettle.v1.WatchEventsRequest
+	28,  // 116: fettle.v1.ControllerService.ReadLog:input_type -> fettle.v1.ReadLogRequest
+	30,  // 117: fettle.v1.ControllerService.ListNodes:input_type -> fettle.v1.ListNodesRequest
+	32,  // 118: fettle.v1.ControllerService.UpdateNode:input_type -> fettle.v1.UpdateNodeRequest
+	34,  // 119: fettle.v1.ControllerService.GetCluster:input_type -> fettle.v1.GetClusterRequest
+	38,  // 120: fettle.v1.ControllerService.AddServer:input_type -> fettle.v1.AddServerRequest
+	40,  // 121: fettle.v1.ControllerService.RemoveServer:input_type -> fettle.v1.RemoveServerRequest
+	42,  // 122: fettle.v1.ControllerService.TransferLeadership:input_type -> fettle.v1.TransferLeadershipRequest
+	44,  // 123: fettle.v1.ControllerService.GetPolicy:input_type -> fettle.v1.GetPolicyRequest
+	46,  // 124: fettle.v1.ControllerService.SetPolicy:input_type -> fettle.v1.SetPolicyRequest
+	53,  // 125: fettle.v1.ControllerService.GetUsage:input_type -> fettle.v1.GetUsageRequest
+	58,  // 126: fettle.v1.ControllerService.ListReservations:input_type -> fettle.v1.ListReservationsRequest
+	60,  // 127: fettle.v1.ControllerService.SetReservation:input_type -> fettle.v1.SetReservationRequest
+	62,  // 128: fettle.v1.ControllerService.RemoveReservation:input_type -> fettle.v1.RemoveReservationRequest
+	64,  // 129: fettle.v1.ControllerService.ListPlugins:input_type -> fettle.v1.ListPluginsRequest
+	67,  // 130: fettle.v1.ControllerService.ExplainJob:input_type -> fettle.v1.ExplainJobRequest
+	76,  // 131: fettle.v1.ControllerService.PredictStarts:input_type -> fettle.v1.PredictStartsRequest
+	78,  // 132: fettle.v1.ControllerService.GetPredictionStats:input_type -> fettle.v1.GetPredictionStatsRequest
+	81,  // 133: fettle.v1.ControllerService.GetLeaderView:input_type -> fettle.v1.GetLeaderViewRequest
+	9,   // 134: fettle.v1.ControllerService.SubmitJobs:output_type -> fettle.v1.SubmitJobsResponse
+	17,  // 135: fettle.v1.ControllerService.CancelJobs:output_type -> fettle.v1.JobActionResponse
+	17,  // 136: fettle.v1.ControllerService.HoldJobs:output_type -> fettle.v1.JobActionResponse
+	17,  // 137: fettle.v1.ControllerService.ReleaseJobs:output_type -> fettle.v1.JobActionResponse
+	17,  // 138: fettle.v1.ControllerService.RequeueJobs:output_type -> fettle.v1.JobActionResponse
+	20,  // 139: fettle.v1.ControllerService.UpdateJob:output_type -> fettle.v1.UpdateJobResponse
+	22,  // 140: fettle.v1.ControllerService.GetJob:output_type -> fettle.v1.GetJobResponse
+	24,  // 141: fettle.v1.ControllerService.ListJobs:output_type -> fettle.v1.ListJobsResponse
+	27,  // 142: fettle.v1.ControllerService.WatchEvents:output_type -> fettle.v1.WatchEventsResponse
+	29,  // 143: fettle.v1.ControllerService.ReadLog:output_type -> fettle.v1.ReadLogResponse
+	31,  // 144: fettle.v1.ControllerService.ListNodes:output_type -> fettle.v1.ListNodesResponse
+	33,  // 145: fettle.v1.ControllerService.UpdateNode:output_type -> fettle.v1.UpdateNodeResponse
+	36,  // 146: fettle.v1.ControllerService.GetCluster:output_type -> fettle.v1.GetClusterResponse
+	39,  // 147: fettle.v1.ControllerService.AddServer:output_type -> fettle.v1.AddServerResponse
+	41,  // 148: fettle.v1.ControllerService.RemoveServer:output_type -> fettle.v1.RemoveServerResponse
+	43,  // 149: fettle.v1.ControllerService.TransferLeadership:output_type -> fettle.v1.TransferLeadershipResponse
+	45,  // 150: fettle.v1.ControllerService.GetPolicy:output_type -> fettle.v1.GetPolicyResponse
+	47,  // 151: fettle.v1.ControllerService.SetPolicy:output_type -> fettle.v1.SetPolicyResponse
+	54,  // 152: fettle.v1.ControllerService.GetUsage:output_type -> fettle.v1.GetUsageResponse
+	59,  // 153: fettle.v1.ControllerService.ListReservations:output_type -> fettle.v1.ListReservationsResponse
+	61,  // 154: fettle.v1.ControllerService.SetReservation:output_type -> fettle.v1.SetReservationResponse
+	63,  // 155: fettle.v1.ControllerService.RemoveReservation:output_type -> fettle.v1.RemoveReservationResponse
+	65,  // 156: fettle.v1.ControllerService.ListPlugins:output_type -> fettle.v1.ListPluginsResponse
+	68,  // 157: fettle.v1.ControllerService.ExplainJob:output_type -> fettle.v1.ExplainJobResponse
+	77,  // 158: fettle.v1.ControllerService.PredictStarts:output_type -> fettle.v1.PredictStartsResponse
+	79,  // 159: fettle.v1.ControllerService.GetPredictionStats:output_type -> fettle.v1.GetPredictionStatsResponse
+	82,  // 160: fettle.v1.ControllerService.GetLeaderView:output_type -> fettle.v1.GetLeaderViewResponse
+	134, // [134:161] is the sub-list for method output_type
+	107, // [107:134] is the sub-list for method input_type
+	107, // [107:107] is the sub-list for extension type_name
+	107, // [107:107] is the sub-list for extension extendee
+	0,   // [0:107] is the sub-list for field type_name
 }
 
 func init() { file_fettle_v1_controller_proto_init() }
@@ -5744,13 +6993,14 @@ func file_fettle_v1_controller_proto_init() {
 	file_fettle_v1_controller_proto_msgTypes[17].OneofWrappers = []any{}
 	file_fettle_v1_controller_proto_msgTypes[24].OneofWrappers = []any{}
 	file_fettle_v1_controller_proto_msgTypes[48].OneofWrappers = []any{}
+	file_fettle_v1_controller_proto_msgTypes[63].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fettle_v1_controller_proto_rawDesc), len(file_fettle_v1_controller_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   69,
+			NumMessages:   83,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,6 +44,9 @@ const (
 	ControllerService_SetReservation_FullMethodName     = "/fettle.v1.ControllerService/SetReservation"
 	ControllerService_RemoveReservation_FullMethodName  = "/fettle.v1.ControllerService/RemoveReservation"
 	ControllerService_ListPlugins_FullMethodName        = "/fettle.v1.ControllerService/ListPlugins"
+	ControllerService_ExplainJob_FullMethodName         = "/fettle.v1.ControllerService/ExplainJob"
+	ControllerService_PredictStarts_FullMethodName      = "/fettle.v1.ControllerService/PredictStarts"
+	ControllerService_GetPredictionStats_FullMethodName = "/fettle.v1.ControllerService/GetPredictionStats"
 	ControllerService_GetLeaderView_FullMethodName      = "/fettle.v1.ControllerService/GetLeaderView"
 )
 
@@ -80,6 +83,12 @@ type ControllerServiceClient interface {
 	SetReservation(ctx context.Context, in *SetReservationRequest, opts ...grpc.CallOption) (*SetReservationResponse, error)
 	RemoveReservation(ctx context.Context, in *RemoveReservationRequest, opts ...grpc.CallOption) (*RemoveReservationResponse, error)
 	ListPlugins(ctx context.Context, in *ListPluginsRequest, opts ...grpc.CallOption) (*ListPluginsResponse, error)
+	// ExplainJob answers why a job waits, what would start it now, when it will start, and what its place in the order is made of.
+	ExplainJob(ctx context.Context, in *ExplainJobRequest, opts ...grpc.CallOption) (*ExplainJobResponse, error)
+	// PredictStarts answers when waiting jobs will start: the planner run forward on predicted ends.
+	PredictStarts(ctx context.Context, in *PredictStartsRequest, opts ...grpc.CallOption) (*PredictStartsResponse, error)
+	// GetPredictionStats answers how far predicted starts were from the real ones.
+	GetPredictionStats(ctx context.Context, in *GetPredictionStatsRequest, opts ...grpc.CallOption) (*GetPredictionStatsResponse, error)
 	// GetLeaderView is asked by followers, so that their answers can show what only the leader's memory knows.
 	GetLeaderView(ctx context.Context, in *GetLeaderViewRequest, opts ...grpc.CallOption) (*GetLeaderViewResponse, error)
 }
@@ -349,6 +358,36 @@ func (c *controllerServiceClient) ListPlugins(ctx context.Context, in *ListPlugi
 	return out, nil
 }
 
+func (c *controllerServiceClient) ExplainJob(ctx context.Context, in *ExplainJobRequest, opts ...grpc.CallOption) (*ExplainJobResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainJobResponse)
+	err := c.cc.Invoke(ctx, ControllerService_ExplainJob_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controllerServiceClient) PredictStarts(ctx context.Context, in *PredictStartsRequest, opts ...grpc.CallOption) (*PredictStartsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PredictStartsResponse)
+	err := c.cc.Invoke(ctx, ControllerService_PredictStarts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controllerServiceClient) GetPredictionStats(ctx context.Context, in *GetPredictionStatsRequest, opts ...grpc.CallOption) (*GetPredictionStatsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetPredictionStatsResponse)
+	err := c.cc.Invoke(ctx, ControllerService_GetPredictionStats_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controllerServiceClient) GetLeaderView(ctx context.Context, in *GetLeaderViewRequest, opts ...grpc.CallOption) (*GetLeaderViewResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetLeaderViewResponse)
@@ -392,6 +431,12 @@ type ControllerServiceServer interface {
 	SetReservation(context.Context, *SetReservationRequest) (*SetReservationResponse, error)
 	RemoveReservation(context.Context, *RemoveReservationRequest) (*RemoveReservationResponse, error)
 	ListPlugins(context.Context, *ListPluginsRequest) (*ListPluginsResponse, error)
+	// ExplainJob answers why a job waits, what would start it now, when it will start, and what its place in the order is made of.
+	ExplainJob(context.Context, *ExplainJobRequest) (*ExplainJobResponse, error)
+	// PredictStarts answers when waiting jobs will start: the planner run forward on predicted ends.
+	PredictStarts(context.Context, *PredictStartsRequest) (*PredictStartsResponse, error)
+	// GetPredictionStats answers how far predicted starts were from the real ones.
+	GetPredictionStats(context.Context, *GetPredictionStatsRequest) (*GetPredictionStatsResponse, error)
 	// GetLeaderView is asked by followers, so that their answers can show what only the leader's memory knows.
 	GetLeaderView(context.Context, *GetLeaderViewRequest) (*GetLeaderViewResponse, error)
 	mustEmbedUnimplementedControllerServiceServer()
@@ -472,6 +517,15 @@ func (UnimplementedControllerServiceServer) RemoveReservation(context.Context, *
 }
 func (UnimplementedControllerServiceServer) ListPlugins(context.Context, *ListPluginsRequest) (*ListPluginsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListPlugins not implemented")
+}
+func (UnimplementedControllerServiceServer) ExplainJob(context.Context, *ExplainJobRequest) (*ExplainJobResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainJob not implemented")
+}
+func (UnimplementedControllerServiceServer) PredictStarts(context.Context, *PredictStartsRequest) (*PredictStartsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PredictStarts not implemented")
+}
+func (UnimplementedControllerServiceServer) GetPredictionStats(context.Context, *GetPredictionStatsRequest) (*GetPredictionStatsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetPredictionStats not implemented")
 }
 func (UnimplementedControllerServiceServer) GetLeaderView(context.Context, *GetLeaderViewRequest) (*GetLeaderViewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetLeaderView not implemented")
@@ -890,6 +944,60 @@ func _ControllerService_ListPlugins_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControllerService_ExplainJob_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainJobRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControllerServiceServer).ExplainJob(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControllerService_ExplainJob_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControllerServiceServer).ExplainJob(ctx, req.(*ExplainJobRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControllerService_PredictStarts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PredictStartsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControllerServiceServer).PredictStarts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControllerService_PredictStarts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControllerServiceServer).PredictStarts(ctx, req.(*PredictStartsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControllerService_GetPredictionStats_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPredictionStatsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControllerServiceServer).GetPredictionStats(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControllerService_GetPredictionStats_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControllerServiceServer).GetPredictionStats(ctx, req.(*GetPredictionStatsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ControllerService_GetLeaderView_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetLeaderViewRequest)
 	if err := dec(in); err != nil {
@@ -994,6 +1102,18 @@ var ControllerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListPlugins",
 			Handler:    _ControllerService_ListPlugins_Handler,
+		},
+		{
+			MethodName: "ExplainJob",
+			Handler:    _ControllerService_ExplainJob_Handler,
+		},
+		{
+			MethodName: "PredictStarts",
+			Handler:    _ControllerService_PredictStarts_Handler,
+		},
+		{
+			MethodName: "GetPredictionStats",
+			Handler:    _ControllerService_GetPredictionStats_Handler,
 		},
 		{
 			MethodName: "GetLeaderView",
