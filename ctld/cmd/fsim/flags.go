@@ -30,8 +30,8 @@ the options --depth, --limits and so on with "sim." before their names:
 
 func simulateFlags(compare bool) []cli.Flag {
 	flags := []cli.Flag{
-		&cli.StringFlag{Name: "trace", Usage: "log of jobs, `FILE`"},
-		&cli.StringFlag{Name: "cluster", Usage: "list of nodes, `FILE`; by default the trace's name with .cluster.csv for .csv"},
+		&cli.StringFlag{Name: "trace", Usage: "log of jobs, `FILE`: CSV, or JSON as fqueue --all --json writes it"},
+		&cli.StringFlag{Name: "cluster", Usage: "list of nodes, `FILE`: CSV, or JSON as finfo --json writes it; by default the trace's name with .cluster.csv for .csv"},
 		&cli.StringSliceFlag{Name: "policy", Usage: "policy by `NAME` (see fsim policies) or the path of a plugin"},
 		&cli.StringSliceFlag{Name: "set", Usage: "setting of the policy, `KEY=VALUE`; may be repeated"},
 		&cli.StringFlag{Name: "model", Value: modelFettle, Usage: "`MODEL`: fettle's own planner (fettle) or the small reference model (reference)"},
@@ -67,7 +67,7 @@ func simulate(c *cli.Context, compare bool, stderr io.Writer) error {
 	if c.Int("parallel") < 1 {
 		return usagef("--parallel %d: use at least 1", c.Int("parallel"))
 	}
-	w, err := workload(c)
+	w, err := workload(c, stderr)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func writeFile(path string, write func(io.Writer) error) error {
 	return f.Close()
 }
 
-func workload(c *cli.Context) (fsim.Workload, error) {
+func workload(c *cli.Context, stderr io.Writer) (fsim.Workload, error) {
 	path := c.String("trace")
 	if path == "" {
 		return fsim.Workload{}, usagef("--trace: missing; name a log of jobs")
@@ -119,13 +119,35 @@ func workload(c *cli.Context) (fsim.Workload, error) {
 			return fsim.Workload{}, usagef("--cluster: missing, and there is no %s; name a list of nodes", cluster)
 		}
 	}
-	jobs, err := trace.Jobs(path)
+	jobs, err := readJobs(path, stderr)
 	if err != nil {
 		return fsim.Workload{}, err
 	}
-	nodes, err := trace.Nodes(cluster)
+	read := trace.Nodes
+	if isExport(cluster) {
+		read = trace.Inventory
+	}
+	nodes, err := read(cluster)
 	if err != nil {
 		return fsim.Workload{}, err
 	}
-	return fsim.Workload{Name: strings.TrimSuffix(filepath.Base(path), ".csv"), Jobs: jobs, Nodes: nodes}, nil
+	name := filepath.Base(path)
+	return fsim.Workload{Name: strings.TrimSuffix(name, filepath.Ext(name)), Jobs: jobs, Nodes: nodes}, nil
+}
+
+// isExport tells what fettle's commands wrote from CSV.
+func isExport(path string) bool { return filepath.Ext(path) == ".json" }
+
+func readJobs(path string, stderr io.Writer) ([]trace.Job, error) {
+	if !isExport(path) {
+		return trace.Jobs(path)
+	}
+	e, err := trace.History(path)
+	if err != nil {
+		return nil, err
+	}
+	if e.LeftOut > 0 {
+		fmt.Fprintf(stderr, "fsim: %d jobs of the history are left out: they have not ended, never ran, or had no GPU\n", e.LeftOut)
+	}
+	return e.Jobs, nil
 }

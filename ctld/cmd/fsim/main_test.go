@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -29,9 +30,14 @@ func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 		}
 	}
 	var out, err bytes.Buffer
+	one.Lock()
+	defer one.Unlock()
 	code = run(context.Background(), append([]string{"fsim"}, args...), &out, &err)
 	return code, out.String(), err.String()
 }
+
+// one lets the tests run the command one by one: the library that reads the flags has variables of its own.
+var one sync.Mutex
 
 // measured are the lines that differ from run to run.
 var measured = regexp.MustCompile(`(?m)^p99 pass .*\n`)
@@ -183,6 +189,8 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	var out, err bytes.Buffer
+	one.Lock()
+	defer one.Unlock()
 	code := run(ctx, []string{"fsim", "--trace", filepath.Join(data, "philly.csv")}, &out, &err)
 	if code != exitInterrupted || err.String() != "fsim: interrupted\n" || out.Len() != 0 {
 		t.Errorf("status %d, %q", code, err.String())
@@ -201,5 +209,36 @@ func TestHelp(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in %s", want, out)
 		}
+	}
+}
+
+// TestHistory replays what a cluster wrote of itself.
+func TestHistory(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	history, nodes := filepath.Join(dir, "jobs.json"), filepath.Join(dir, "nodes.json")
+	job := func(id, submitMS, gpus string) string {
+		return `{"id":` + id + `,"user":"ann","state":"completed","submit_ms":` + submitMS + `,"eligible_ms":0,"end_ms":9,"attempt":1,
+"attempts":[{"start_ms":1000,"end_ms":61000,"nodes":[{"gpu_uuids":[` + gpus + `]}]}],"spec":{"priority":5,"time_limit_s":90}}`
+	}
+	for path, text := range map[string]string{
+		history: `{"header":{},"jobs":[` + job("1", "5000", `"a"`) + `,` + job("2", "6000", `"a","b"`) + `,` + job("3", "7000", ``) + `]}`,
+		nodes:   `{"header":{},"nodes":[{"name":"n1","inventory":{"cpus":8,"memory_mib":1,"gpus":[{"uuid":"a","type":"x"},{"uuid":"b","type":"x"}]}}]}`,
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	starts := filepath.Join(dir, "starts.csv")
+	code, out, stderr := call(t, "--trace", history, "--cluster", nodes, "--schedule", starts)
+	if code != 0 || stderr != "fsim: 1 jobs of the history are left out: they have not ended, never ran, or had no GPU\n" {
+		t.Fatal(code, stderr)
+	}
+	if !strings.HasPrefix(out, "jobs: 2 jobs, ") {
+		t.Errorf("got %s", out)
+	}
+	want := "job_id,submit_s,start_s,end_s,gpus,wait_s,preempted,lost_gpu_s\n1,0,0,60,1,0,0,0\n2,1,60,120,2,59,0,0\n"
+	if text, err := os.ReadFile(starts); err != nil || string(text) != want {
+		t.Errorf("schedule %s, %v", text, err)
 	}
 }
