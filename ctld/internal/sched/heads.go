@@ -23,6 +23,8 @@ type heads struct {
 
 // kept is what is kept for a head.
 type kept struct {
+	// entry is the head; nil for a reservation of cards.
+	entry  *entry
 	holder uint64
 	// shadow is when the head can start, in Unix milliseconds.
 	shadow int64
@@ -30,6 +32,8 @@ type kept struct {
 	trust bool
 	// allocs are booked beside what now runs on them; of CPUs and memory only what does not come free by then.
 	allocs []*fettlev1.NodeAllocation
+	// full is all of what the head gets.
+	full []*fettlev1.NodeAllocation
 	// out is true while they are not booked, entered while a job is placed whose own they are.
 	out, entered bool
 }
@@ -75,15 +79,25 @@ func (h *heads) add(e *entry, c *class) {
 // open gives free for the moment what is kept from a time on at which a job that ends then is gone, and books the rest.
 func (h *heads) open(end int64, hard bool) {
 	for _, k := range h.kept {
-		out := end <= k.shadow && (hard || k.trust)
-		if out == k.out || k.entered {
-			continue
-		}
-		if k.out = out; out {
-			h.s.p.cluster.Release(k.holder)
-		} else {
-			h.s.p.cluster.Hold(k.holder, k.allocs)
-		}
+		h.set(k, end <= k.shadow && (hard || k.trust))
+	}
+}
+
+// yield gives free what is kept for jobs behind one, and for itself, and books the rest.
+func (h *heads) yield(e *entry) {
+	for _, k := range h.kept {
+		h.set(k, k.entry != nil && !before(k.entry, e))
+	}
+}
+
+func (h *heads) set(k *kept, out bool) {
+	if out == k.out || k.entered {
+		return
+	}
+	if k.out = out; out {
+		h.s.p.cluster.Release(k.holder)
+	} else {
+		h.s.p.cluster.Hold(k.holder, k.allocs)
 	}
 }
 
@@ -117,7 +131,7 @@ func (h *heads) settle() {
 		h.kept = append(h.kept, k)
 		h.s.p.cluster.Hold(k.holder, k.allocs)
 		head := &h.s.plan.Heads[len(h.s.plan.Heads)-len(h.pending)+i]
-		head.ShadowMS, head.Allocs = k.shadow, k.allocs
+		head.ShadowMS, head.Allocs, head.held = k.shadow, k.full, k.allocs
 	}
 	h.pending = h.pending[:0]
 }
@@ -171,8 +185,8 @@ func (h *heads) keep(e *entry, shadow int64, allocs []*fettlev1.NodeAllocation, 
 		trust = DefaultTrust
 	}
 	k := &kept{
-		holder: holderReserve | uint64(h.total)<<32 | uint64(len(h.kept)), shadow: shadow,
-		trust: s.now-e.EligibleMS < trust.Milliseconds(),
+		entry: e, holder: holderReserve | uint64(h.total)<<32 | uint64(len(h.kept)), shadow: shadow,
+		trust: s.now-e.EligibleMS < trust.Milliseconds(), full: allocs,
 	}
 	byNode := map[string]int{}
 	for i, a := range allocs {

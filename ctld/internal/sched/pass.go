@@ -39,6 +39,7 @@ func (p *Planner) Plan(nowMS int64) Plan {
 	s := p.begin(nowMS)
 	mark := p.cluster.Mark()
 	s.walk()
+	s.plan.Ask = s.ask()
 	p.cluster.Undo(mark)
 	return s.plan
 }
@@ -349,6 +350,7 @@ func (s *pass) take(e *entry, allocs []*fettlev1.NodeAllocation, got ask) {
 	s.p.cluster.Hold(holder, allocs)
 	s.heads.overlap(allocs)
 	e.account.take(s.no, got.milli, e.LimitS)
+	e.began = s.no
 	index := -1
 	if len(e.Array) > 0 {
 		index = e.element(s.begun)
@@ -439,6 +441,10 @@ func (l *lane) failed(sh *shape, end int64, hard bool) bool {
 
 // blocked is for a job that does not fit: the first of its class get a reservation.
 func (s *pass) blocked(e *entry, l *lane, c *class) verdict {
+	if len(e.Claim) > 0 {
+		s.wait(e, claimed)
+		return goOn
+	}
 	if s.heads.room(c) {
 		s.heads.add(e, c)
 	}

@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"github.com/fettle-hpc/fettle/plugins/preempt"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/model"
 )
@@ -22,8 +23,8 @@ var behindOthers = Wait{Reason: fettlev1.Reason_REASON_PRIORITY}
 type Plan struct {
 	// Placements are the jobs that start, first in line first.
 	Placements []Placement
-	// Preemptions are the jobs that make room, for whom.
-	Preemptions []Preemption
+	// Ask lists blocked jobs that ask for others to be preempted, and who could be; nil when there are none. See Preempt.
+	Ask *preempt.Request
 	// Waits says why jobs wait, of those that were looked at. The others wait for those ahead of them.
 	Waits map[uint64]Wait
 	// Heads are the blocked jobs that have a reservation or would get one if anything else could start.
@@ -53,6 +54,8 @@ type Head struct {
 	ShadowMS int64
 	// Allocs are what is kept for it from then on.
 	Allocs []*fettlev1.NodeAllocation
+	// held is what is booked for it now.
+	held []*fettlev1.NodeAllocation
 }
 
 // Preemption makes room for a job.

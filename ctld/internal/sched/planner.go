@@ -37,6 +37,8 @@ type Planner struct {
 	idleShapes int
 	// unfit are jobs that no nodes could hold as they are known; they are in no lane.
 	unfit *btree.BTreeG[*entry]
+	// preemptors are the waiting jobs that ask for others to be preempted.
+	preemptors *btree.BTreeG[*entry]
 	// revision changes with what the planner knows of nodes beside the cluster, checked is the facts that shapes were checked for.
 	revision, checked    uint64
 	partSets, methodSets nodeSets
@@ -64,6 +66,8 @@ type entry struct {
 	least ask
 	left  int
 	unfit bool
+	// began is the number of the newest plan that starts it.
+	began uint64
 }
 
 // attempt is a running job in the planner.
@@ -92,7 +96,7 @@ func NewPlanner(opt Options) *Planner {
 		open: btree.NewG(32, func(a, b *attempt) bool {
 			return cmp.Or(cmp.Compare(b.StartMS, a.StartMS), cmp.Compare(a.ID, b.ID)) < 0
 		}),
-		shapes: map[string]*shape{}, byNeeds: map[wanted]*shape{}, lanes: map[string]*lane{}, classes: map[string]*class{}, unfit: newTree(),
+		shapes: map[string]*shape{}, byNeeds: map[wanted]*shape{}, lanes: map[string]*lane{}, classes: map[string]*class{}, unfit: newTree(), preemptors: newTree(),
 		usage: map[Scope]int64{},
 	}
 	p.sizes.version = ^uint64(0)
@@ -210,6 +214,9 @@ func (p *Planner) SetScore(id uint64, score int64) {
 
 // file puts an entry into its queue.
 func (p *Planner) file(e *entry) {
+	if e.Preempt {
+		p.preemptors.ReplaceOrInsert(e)
+	}
 	if e.unfit = e.shape.unfit != nil; e.unfit {
 		p.unfit.ReplaceOrInsert(e)
 	} else {
@@ -218,6 +225,9 @@ func (p *Planner) file(e *entry) {
 }
 
 func (p *Planner) unfile(e *entry) {
+	if e.Preempt {
+		p.preemptors.Delete(e)
+	}
 	if e.unfit {
 		p.unfit.Delete(e)
 	} else {

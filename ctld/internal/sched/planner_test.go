@@ -570,10 +570,8 @@ func describe(p Plan) string {
 		allocs(h.Allocs)
 		b.WriteByte('\n')
 	}
-	for _, pr := range p.Preemptions {
-		fmt.Fprint(&b, "preempt for ", pr.Job, pr.Victims, pr.Reason)
-		allocs(pr.Allocs)
-		b.WriteByte('\n')
+	if p.Ask != nil {
+		fmt.Fprintf(&b, "ask %+v\n", *p.Ask)
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.Waits)) {
 		fmt.Fprintln(&b, "wait", id, p.Waits[id])
@@ -614,6 +612,7 @@ func randomPolicy(t *rapid.T) Policy {
 		Projects:   []Project{{Name: "team", Parent: "lab"}, {Name: "lab", Limits: Limits{GPUs: rapid.IntRange(0, 6).Draw(t, "lab")}}},
 		Users:      map[string]Limits{"u1": {Jobs: rapid.IntRange(0, 3).Draw(t, "u1")}},
 	}
+	p.Partitions[0].Preempt, p.Partitions[0].Budget = PreemptRequeue, 1
 	p.Partitions[0].Down = rapid.IntRange(0, 9).Draw(t, "down") == 0
 	if rapid.Bool().Draw(t, "window") {
 		start := rapid.Int64Range(0, 1_000_000).Draw(t, "start")
@@ -650,6 +649,7 @@ func randomJob(t *rapid.T, id uint64, at int64) Job {
 		n.Request.Alternatives = []place.GPUChoice{{Type: "a100", Count: 1}}
 	}
 	j := Job{
+		Preempt: rapid.IntRange(0, 3).Draw(t, "preempt") == 0, Priority: uint32(rapid.IntRange(1, 10).Draw(t, "priority")),
 		ID: id, Score: rapid.Int64Range(0, 5).Draw(t, "score"), Needs: n, User: rapid.SampledFrom([]string{"u1", "u2"}).Draw(t, "user"),
 		Project: rapid.SampledFrom([]string{"", "lab", "team"}).Draw(t, "project"), EligibleMS: at,
 	}
