@@ -33,13 +33,18 @@ func (s *sim) checkJob(before, after *state.Job, id uint64) {
 		s.fail("I1: job %d is gone", id)
 		return
 	}
+	s.checkLinks(before, after)
 	if before == nil {
 		return
 	}
 	if before.State != after.State {
 		s.tracef("job %d: %s to %s (attempt %d)", id, model.Code(before.State), model.Code(after.State), after.Attempt)
 	}
-	if model.Terminal(before.State) && before.State != after.State || !reaches(before.State, after.State) {
+	legal := reaches(before.State, after.State)
+	if after.IsArray() {
+		legal = before.State == after.State || model.CanMoveArray(before.State, after.State)
+	}
+	if model.Terminal(before.State) && before.State != after.State || !legal {
 		s.fail("I5: job %d went from %s to %s", id, model.StateName(before.State), model.StateName(after.State))
 	}
 	if after.Attempt < before.Attempt || len(after.Attempts) < len(before.Attempts) {
@@ -151,7 +156,7 @@ func (s *sim) checkStart(sh *shim, p *fettlev1.Prepare) {
 			}
 		}
 	}
-	if j.State == fettlev1.JobState_JOB_STATE_CANCELLED && s.client.cancelled[j.ID] {
+	if j.State == fettlev1.JobState_JOB_STATE_CANCELLED && (s.client.cancelled[j.ID] || s.client.cancelled[j.ArrayJobID]) {
 		s.fail("I12: job %d starts after its cancel was answered and it had ended", j.ID)
 	}
 	_ = p
@@ -214,12 +219,24 @@ func (s *sim) checkEnd() {
 	}
 	byRequest := map[string]uint64{}
 	snap.Jobs(0, func(j *state.Job) bool {
+		if j.IsArray() {
+			s.checkArrayEnd(snap, j)
+		}
+		if j.IsElement() {
+			if j.State == fettlev1.JobState_JOB_STATE_COMPLETED {
+				s.checkCompleted(j)
+			}
+			return true
+		}
 		if other, ok := byRequest[j.RequestID]; ok {
 			s.fail("I7: request %s made jobs %d and %d", j.RequestID, other, j.ID)
 		}
 		byRequest[j.RequestID] = j.ID
 		return true
 	})
+	if err := snap.Verify(); err != nil {
+		s.fail("I8: %v", err)
+	}
 	for n := range snap.Nodes {
 		if !n.Idle() {
 			s.fail("I10: %s still holds something", n.Name)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/model"
@@ -45,6 +47,7 @@ func (c *client) spec(i int) *fettlev1.JobSpec {
 	if rng.IntN(4) == 0 {
 		spec.Nodes = 2
 	}
+	c.link(spec)
 	model.NormalizeSpec(spec)
 	return spec
 }
@@ -85,6 +88,12 @@ func (c *client) submit(req string, spec *fettlev1.JobSpec) {
 			Jobs: []*fettlev1.JobSubmission{{RequestId: req, Spec: spec}},
 		}}}
 	}, func(r *fsm.Result) {
+		if r.Err == nil && r.Submit[0].Err != nil {
+			if less := proto.Clone(spec).(*fettlev1.JobSpec); unlinked(less, r.Submit[0].Err) {
+				c.submit(req, less)
+				return
+			}
+		}
 		if r.Err != nil || r.Submit[0].Err != nil {
 			c.sim.fail("submit %s refused: %v %v", req, r.Err, r.Submit)
 			return
@@ -117,6 +126,10 @@ func (c *client) act() {
 	}
 	id := c.ids[c.sim.rng.IntN(len(c.ids))]
 	ids := []uint64{id}
+	if j := c.sim.ref.Store().Snapshot().Job(id); j != nil && j.IsArray() && c.sim.rng.IntN(2) == 0 {
+		c.actOnElement(j)
+		return
+	}
 	switch c.sim.rng.IntN(4) {
 	case 0, 1:
 		c.cancel(id)

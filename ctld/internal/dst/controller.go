@@ -213,6 +213,7 @@ func (c *controller) tick(gen int, term uint64) {
 		return
 	}
 	c.do(c.machine.Tick(c.fsm.Store().Snapshot(), c.bootMS()))
+	c.expire()
 	c.plan()
 	c.sim.after(c.sim.between(80, 250), func() { c.tick(gen, term) })
 }
