@@ -130,8 +130,12 @@ func (f *Feed) Active(snap *state.Snapshot, j *state.Job, nowMS int64) {
 			left = s * 1000
 		}
 	}
-	f.planner.SetRunning(sched.RunningOf(snap, j, score, nowMS, left))
+	f.planner.SetRunning(sched.RunningOf(snap, j, score-hysteresis, nowMS, left))
 }
+
+// hysteresis is by how much a running job is ahead of its place in the queue when it is compared with one that wants its GPUs,
+// in milliseconds: jobs of about the same rank do not push each other out.
+const hysteresis = 3_600_000
 
 // Gone forgets a job that neither waits nor holds anything.
 func (f *Feed) Gone(id uint64) {

@@ -38,6 +38,8 @@ type SchedulerConfig struct {
 	// Remaining says how many seconds an attempt that runs has to go by its own progress, below 0 when it does not say;
 	// optional.
 	Remaining func(job uint64, attempt uint32) int64
+	// Victims picks who makes room for jobs that ask for it; optional: without it the built-in policy does.
+	Victims host.Selector
 	// Options of the planner; the zero value is the usual.
 	Options sched.Options
 }
@@ -56,6 +58,7 @@ type Scheduler struct {
 	scores map[uint64]int64
 	mu     sync.RWMutex
 	stats  stats
+	asked  asked
 	source atomic.Pointer[host.Source]
 }
 
@@ -148,6 +151,7 @@ func (s *Scheduler) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.feed, s.later = nil, sched.NewQueue()
+	s.asked = asked{}
 	clear(s.scores)
 	clear(s.refused)
 }
@@ -175,11 +179,14 @@ func (s *Scheduler) cycle(ctx context.Context, term uint64, ch *changes) time.Du
 		next = min(next, retryAfterRejection)
 	}
 	next = min(next, s.expire(ctx, snap, now))
-	if len(plan.Placements) == 0 {
+	placements := Placements(snap, &plan)
+	entry := &raftlogv1.ApplyPlan{
+		Term: term, Placements: placements, Preemptions: s.victims(ctx, snap, &plan, now), DropClaims: staleClaims(snap, now), Ledger: true,
+	}
+	if len(placements)+len(entry.Preemptions)+len(entry.DropClaims) == 0 {
 		return next
 	}
-	placements := Placements(snap, &plan)
-	res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: term, Placements: placements, Ledger: true}}})
+	res, err := s.cfg.Log.Propose(ctx, &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: entry}})
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
 			s.cfg.Logger.Warn("plan not committed", "placements", len(placements), "err", err)
@@ -197,8 +204,10 @@ func (s *Scheduler) cycle(ctx context.Context, term uint64, ch *changes) time.Du
 			ch.again = append(ch.again, o.Started)
 		}
 	}
+	s.notePreemptions(entry.Preemptions, res.Preemptions, ch)
+	ch.again = append(ch.again, entry.DropClaims...)
 	switch rejected, parked := s.note(res.Placements, now); {
-	case rejected == len(placements) && parked == 0:
+	case rejected > 0 && rejected == len(placements) && parked == 0:
 		return min(next, retryAfterRejection)
 	case plan.More || rejected > 0:
 		return 0

@@ -483,3 +483,75 @@ func TestAnnounce(t *testing.T) {
 		t.Errorf("answer %v", err)
 	}
 }
+
+// A job that may preempt gets the room of one that may be preempted: that is ended, and what it had goes to nobody else.
+func TestPreemption(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		r.must(&raftlogv1.Entry{Actor: &raftlogv1.Actor{User: "root", Admin: true}, Op: &raftlogv1.Entry_SetPolicy{SetPolicy: &fettlev1.ClusterPolicy{
+			Partitions: []*fettlev1.Partition{{Name: "main", IsDefault: true, Preempt: fettlev1.PreemptMode_PREEMPT_MODE_REQUEUE}},
+		}}})
+		defer r.lead()()
+		experiment := r.submit(&fettlev1.JobSpec{Priority: 9})
+		wantActive(t, r, experiment)
+		r.start(experiment)
+		advance(time.Hour)
+		polite := r.submit(&fettlev1.JobSpec{Priority: 3})
+		advance(time.Hour)
+		wantActive(t, r, experiment)
+		if row := r.store.Snapshot().Job(experiment); row.EndReason != 0 {
+			t.Fatalf("the experiment is ended for %v although nobody asked", row.EndReason)
+		}
+		urgent := r.submit(&fettlev1.JobSpec{Priority: 1, Preempt: true})
+		advance(time.Minute)
+		row := r.store.Snapshot().Job(experiment)
+		if row.EndReason != fettlev1.Reason_REASON_PREEMPTED || r.store.Snapshot().Job(urgent).Claim == nil {
+			t.Fatalf("the experiment: %v %q, the claim: %v", row.EndReason, row.Detail, r.store.Snapshot().Job(urgent).Claim)
+		}
+		if w := r.sched.Waits()[urgent]; w.Reason != fettlev1.Reason_REASON_PREEMPTING {
+			t.Errorf("the urgent job waits for %v", w)
+		}
+		r.end(experiment)
+		wantActive(t, r, urgent)
+		r.end(urgent)
+		wantActive(t, r, polite)
+	})
+}
+
+// start reports that the job's processes run.
+func (r *rig) start(id uint64) {
+	r.t.Helper()
+	at := r.store.Snapshot().Job(id).Current()
+	r.must(&raftlogv1.Entry{Op: &raftlogv1.Entry_Reports{Reports: &raftlogv1.AttemptReports{Reports: []*fettlev1.AttemptReport{{
+		Key:  &fettlev1.AttemptKey{JobId: id, Attempt: at.GetNumber(), Fence: at.GetFence()},
+		Kind: fettlev1.ReportKind_REPORT_KIND_STARTED, Node: "n1",
+	}}}}})
+}
+
+func TestArrayAndDeadline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.lead()()
+		one := &fettlev1.GPURequest{Count: 1}
+		array := r.submit(&fettlev1.JobSpec{GpusPerNode: one, Array: &fettlev1.ArraySpec{Ranges: []*fettlev1.ArrayRange{{First: 0, Last: 9, Step: 1}}, MaxRunning: 2}})
+		advance(50 * time.Millisecond)
+		if got := r.active(); len(got) != 2 {
+			t.Fatalf("%d elements run, want 2 at once", len(got))
+		}
+		if w := r.sched.Waits()[array]; w.Reason != fettlev1.Reason_REASON_ARRAY_LIMIT {
+			t.Errorf("the array waits for %v", w)
+		}
+		r.end(r.active()[0])
+		advance(50 * time.Millisecond)
+		if got := r.active(); len(got) != 2 {
+			t.Errorf("%d elements run after one ended, want 2", len(got))
+		}
+		late := r.submit(&fettlev1.JobSpec{DeadlineMs: time.Now().Add(time.Minute).UnixMilli()})
+		advance(2 * time.Minute)
+		if row := r.store.Snapshot().Job(late); row.State != fettlev1.JobState_JOB_STATE_CANCELLED {
+			t.Errorf("a job whose deadline has passed is %v", row.State)
+		}
+	})
+}

@@ -126,7 +126,7 @@ type Options struct {
 	TrustFor time.Duration
 	// NoWaits leaves out why jobs wait.
 	NoWaits bool
-	// Preemption rules. MaxLoss is the share of its run, in thousandths, that a victim may lose; 0: DefaultMaxLoss.
+	// MaxLoss is the share of its run, in thousandths, that a victim may lose where it is asked to save; 0: DefaultMaxLoss.
 	MaxLoss int
 	// PreemptFor is how many blocked jobs at most may ask for victims in one plan; 0: DefaultPreemptFor.
 	PreemptFor int

@@ -70,9 +70,9 @@ func (s *pass) costOf(a *attempt) (costed, bool) {
 	if loss == 0 {
 		loss = DefaultMaxLoss
 	}
-	// Its minimum run, five times what coming back costs, and the bound on the share of its run that it loses
-	// (the rules of scheduling for victims: no more than that share of all GPU time is ever lost).
-	if ran < part.MinRunMS || ran < 5*c.restart*1000 || (c.lost+c.restart)*1_000_000 > loss*ran {
+	// Its minimum run, five times what coming back is known to cost, and the bound on the share of its run that it loses: so no
+	// more than that share of all GPU time is ever lost. Where jobs are ended without being asked to save, that is meant to cost.
+	if ran < part.MinRunMS || ran < 5*a.RestartS*1000 || part.Preempt == PreemptCheckpoint && (c.lost+c.restart)*1_000_000 > loss*ran {
 		return costed{}, false
 	}
 	one := preempt.Candidate{Size: sizeOf(a), LostS: c.lost, RestartS: c.restart}

@@ -118,10 +118,13 @@ func RunningOf(snap *state.Snapshot, j *state.Job, score int64, nowMS, left int6
 	case s.GetEstimatedRunS() > 0:
 		r.PredictedEndMS = r.StartMS + s.GetEstimatedRunS()*1000
 	}
-	if p := snap.Partition(s.GetPartition()); s.GetNoRequeue() && (p == nil || model.PreemptModeOf(p.Partition) != fettlev1.PreemptMode_PREEMPT_MODE_CANCEL) {
-		// It could not be started again.
-		r.Fixed = true
+	mode := fettlev1.PreemptMode_PREEMPT_MODE_OFF
+	if p := snap.Partition(s.GetPartition()); p != nil {
+		mode = model.PreemptModeOf(p.Partition)
 	}
+	// One that must not be started again could only be ended for good. Launchers save when they are asked to.
+	r.Fixed = r.Fixed || s.GetNoRequeue() && mode != fettlev1.PreemptMode_PREEMPT_MODE_CANCEL
+	r.OnSignal = mode == fettlev1.PreemptMode_PREEMPT_MODE_CHECKPOINT && launched(s.GetMethod())
 	for _, a := range at.GetNodes() {
 		if a.GetExit() != nil {
 			continue
