@@ -50,7 +50,9 @@ func TestSeededBugsAreFound(t *testing.T) {
 					panic(p)
 				}
 			}()
-			rapid.Check(q, worldProperty)
+			for _, property := range []func(*rapid.T){worldProperty, tenancyProperty} {
+				rapid.Check(q, property)
+			}
 		}()
 		switch {
 		case name == "" && q.failed:
