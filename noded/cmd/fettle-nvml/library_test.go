@@ -124,7 +124,7 @@ func TestFromLibraryToNode(t *testing.T) {
 			t.Errorf("%v, %v", gpus, err)
 		}
 		readings, err := src.Readings(t.Context())
-		if err != nil || len(readings) != 1 || readings[0].GetMemoryUsedMib() != 1024 || readings[0].PowerW != nil {
+		if err != nil || len(readings.GPUs) != 1 || readings.GPUs[0].GetMemoryUsedMib() != 1024 || readings.GPUs[0].PowerW != nil {
 			t.Errorf("%v, %v", readings, err)
 		}
 	})

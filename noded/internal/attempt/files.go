@@ -329,9 +329,13 @@ func infoOf(o *handoff.Order) (*info, error) {
 }
 
 func exitProto(e *handoff.Exit) *fettlev1.Exit {
-	return &fettlev1.Exit{
+	x := &fettlev1.Exit{
 		Code: e.Code, Signal: e.Signal, NeverStarted: e.NeverStarted, UserError: e.UserError, OomKilled: e.OOMKilled,
 		TimedOut: e.TimedOut, LeaseExpired: e.LeaseExpired, ShimLost: e.ShimLost, Detail: oneLine(e.Detail),
 		StartMs: e.StartMS, EndMs: e.EndMS, StdoutStart: e.Outputs.StdoutStart, StderrStart: e.Outputs.StderrStart,
 	}
+	if e.VRAMExceeded {
+		x.Class = fettlev1.ExitClass_EXIT_CLASS_VRAM_EXCEEDED
+	}
+	return x
 }

@@ -185,6 +185,9 @@ func (m *Manager) classify(e *entry, exit *fettlev1.Exit) {
 		}
 		t.Stop()
 	}
+	if exit.GetClass() == fettlev1.ExitClass_EXIT_CLASS_VRAM_EXCEEDED {
+		return // the node has ended it, and knows why
+	}
 	l, err := m.launcher(i.Method)
 	if err == nil {
 		err = m.judge(e, i, l, exit)
@@ -209,7 +212,9 @@ func (m *Manager) judge(e *entry, i *info, l Launcher, exit *fettlev1.Exit) erro
 	if err != nil {
 		return err
 	}
-	exit.Class = resp.GetClass()
+	if exit.Class = resp.GetClass(); exit.Class == fettlev1.ExitClass_EXIT_CLASS_VRAM_EXCEEDED {
+		exit.Class = fettlev1.ExitClass_EXIT_CLASS_UNSPECIFIED // not a launcher's to say
+	}
 	if d := oneLine(resp.GetDetail()); d != "" {
 		exit.Detail = d
 	}

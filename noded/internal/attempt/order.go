@@ -56,6 +56,9 @@ type info struct {
 	GID          uint32   `json:"gid"`
 	Groups       []uint32 `json:"groups,omitempty"`
 	PreparedMS   int64    `json:"prepared_ms"`
+	GPUs         []string `json:"gpus,omitempty"`
+	VRAMMiB      int64    `json:"vram_mib,omitempty"`
+	GraceMS      int64    `json:"grace_ms,omitempty"`
 
 	Cgroup handoff.Cgroup `json:"cgroup"`
 }
@@ -86,7 +89,8 @@ func (m *Manager) makePlan(ctx context.Context, s nodemachine.StartShim) (*plan,
 		return nil, err
 	}
 	pl := &plan{
-		info: info{Method: spec.GetMethod(), UID: acc.UID, GID: acc.GID, Groups: acc.Groups, PreparedMS: m.cfg.Now().UnixMilli()},
+		info: info{Method: spec.GetMethod(), UID: acc.UID, GID: acc.GID, Groups: acc.Groups, PreparedMS: m.cfg.Now().UnixMilli(),
+			GPUs: p.GetAllocation().GetGpuUuids(), VRAMMiB: p.GetAllocation().GetVramMib(), GraceMS: graceMS(spec)},
 		order: handoff.Order{
 			Key: s.Key.String(), Dir: spec.GetWorkDir(), Truncate: spec.GetTruncateOutput(),
 			UID: acc.UID, GID: acc.GID, Groups: acc.Groups, SwitchUser: m.cfg.UID == 0,

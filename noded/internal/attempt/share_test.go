@@ -3,9 +3,12 @@ package attempt
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/fettle-hpc/fettle/noded/internal/gpuwatch"
+	"github.com/fettle-hpc/fettle/noded/internal/killtree"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/nodemachine"
 )
@@ -98,4 +101,111 @@ func TestElementOfAnArray(t *testing.T) {
 	if out, err := r.read("7.3.13"), r.read("7.3.err"); out != "here\n" || err != "there\n" {
 		t.Errorf("%q, %q", out, err)
 	}
+}
+
+// sharing is a job with 10 GiB of u0.
+func (r *rig) sharing(id uint64, script string) nodemachine.StartShim {
+	s := r.job(id, sh(script))
+	s.Prepare.Spec.StdoutPath = "out-%j"
+	s.Prepare.Allocation = &fettlev1.NodeAllocation{Node: "n1", GpuUuids: []string{"u0"}, VramMib: 10 << 10}
+	return s
+}
+
+func withGPU(c *Config) {
+	c.Inventory = func() *fettlev1.Inventory {
+		return &fettlev1.Inventory{Gpus: []*fettlev1.GPU{{Uuid: "u0", MemoryMib: 81920}}}
+	}
+}
+
+// saves is a job that saves when it is asked to end, and then leaves as if all were well.
+const saves = `trap 'echo saved; exit 0' TERM; echo $$ >pid$FETTLE_JOB_ID; while :; do sleep 0.01; done`
+
+func TestEndOverShare(t *testing.T) {
+	t.Parallel()
+	eachIsolation(t, func(t *testing.T, opts ...option) {
+		r := newRig(t, append(opts, withGPU)...)
+		for id := range uint64(2) {
+			s := r.sharing(id+1, saves)
+			r.m.Start(s)
+			r.started(s.Key)
+			r.pidIn("pid" + string('1'+byte(id)))
+		}
+		first, second := r.sharing(1, "").Key, r.sharing(2, "").Key
+		r.m.EndOverShare(first, "used much\nof it")
+		e := r.ended(first)
+		if e.GetClass() != fettlev1.ExitClass_EXIT_CLASS_VRAM_EXCEEDED || e.GetDetail() != "used much of it" || e.GetCode() != 0 || !strings.HasSuffix(r.read("out-1"), "saved\n") {
+			t.Errorf("%v, %q", e, r.read("out-1"))
+		}
+		// The other goes on. One that is being ended keeps the reason that it has.
+		r.m.Stop(second, 60_000)
+		r.m.EndOverShare(second, "used much")
+		if e := r.ended(second); e.GetClass() != fettlev1.ExitClass_EXIT_CLASS_UNSPECIFIED || e.GetDetail() != "" {
+			t.Errorf("%v", e)
+		}
+		r.m.EndOverShare(first, "again")
+		r.m.EndOverShare(nodemachine.Key{Job: 99}, "nobody")
+	})
+}
+
+func TestEndOverShareAfterTheGrace(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, withGPU)
+	s := r.sharing(1, `trap '' TERM; echo $$ >pid1; while :; do sleep 0.01; done`)
+	s.Prepare.Spec.KillGraceS = 1
+	r.m.Start(s)
+	r.started(s.Key)
+	r.pidIn("pid1")
+	r.m.EndOverShare(s.Key, "used much")
+	if e := r.ended(s.Key); e.GetSignal() != 9 || e.GetClass() != fettlev1.ExitClass_EXIT_CLASS_VRAM_EXCEEDED {
+		t.Errorf("%v", e)
+	}
+}
+
+// What attempts hold, and whose a process is, is known also after the daemon was restarted.
+func TestHolding(t *testing.T) {
+	t.Parallel()
+	eachIsolation(t, func(t *testing.T, opts ...option) {
+		r := newRig(t, append(opts, withGPU)...)
+		s := r.sharing(1, saves)
+		none := r.job(2, sh("while ! [ -e stop ]; do sleep 0.01; done"))
+		for _, s := range []nodemachine.StartShim{s, none} {
+			r.m.Start(s)
+			r.started(s.Key)
+		}
+		pid := r.pidIn("pid1")
+		check := func(when string) {
+			held := r.m.Holding()
+			if len(held) == 0 || held[0].Key != s.Key || len(held[0].GPUs) != 1 || held[0].VRAMMiB != 10<<10 || held[0].Over {
+				t.Fatalf("%s: %+v", when, held)
+			}
+			if parent, ok := killtree.Parent(pid); !ok || parent != held[0].Shim {
+				t.Errorf("%s: the job is below %d, the shim is %d", when, parent, held[0].Shim)
+			}
+			if g := held[0].Group; g != nil {
+				if pids, err := g.Pids(); err != nil || !slices.Contains(pids, pid) {
+					t.Errorf("%s: group %v, %v", when, pids, err)
+				}
+			}
+		}
+		check("running")
+		r.m.Close()
+		r.open()
+		eventually(t, "the shim is found", func() bool { h := r.m.Holding(); return len(h) > 0 && h[0].Shim != 0 })
+		check("after a restart")
+		r.m.EndOverShare(s.Key, "used much")
+		if e := r.ended(s.Key); e.GetDetail() != "used much" || e.GetClass() != fettlev1.ExitClass_EXIT_CLASS_VRAM_EXCEEDED {
+			t.Errorf("%v", e)
+		}
+		if h := r.m.Holding(); len(h) == 0 || h[0].Key != s.Key || !h[0].Over {
+			t.Errorf("not acknowledged: %+v", h)
+		}
+		r.m.Forget(s.Key)
+		eventually(t, "it is forgotten", func() bool {
+			return !slices.ContainsFunc(r.m.Holding(), func(a gpuwatch.Attempt) bool { return a.Key == s.Key })
+		})
+		if err := os.WriteFile(filepath.Join(r.work, "stop"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		r.ended(none.Key)
+	})
 }

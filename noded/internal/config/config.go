@@ -42,6 +42,9 @@ type Config struct {
 	Switch string `toml:"switch"`
 	// GPUReadings is how often GPUs are read. Default 5s, at least 100ms.
 	GPUReadings Duration `toml:"gpu_readings"`
+	// GPUIdleMemory is how much of a GPU's memory may be in use while no job holds it and no process accounts for it, before it
+	// counts as used by something else. Default 1G; 0 lets any amount pass.
+	GPUIdleMemory string `toml:"gpu_idle_memory"`
 	// VRAMTolerance and VRAMTolerancePercent are how far a job may go above its share of a GPU's memory; the larger counts.
 	// 512M and 10 by default.
 	VRAMTolerance        string  `toml:"vram_tolerance"`
@@ -66,10 +69,11 @@ type Config struct {
 	// LogLevel is debug, info, warn or error. Default info.
 	LogLevel string `toml:"log_level"`
 
-	// MemoryMiB, GPUMemoryMiB and VRAMToleranceMiB are Memory, GPUMemory and VRAMTolerance, read. 0 when the first two were
-	// not given.
+	// MemoryMiB, GPUMemoryMiB, GPUIdleMiB and VRAMToleranceMiB are Memory, GPUMemory, GPUIdleMemory and VRAMTolerance, read. 0
+	// when the first two were not given.
 	MemoryMiB        int64 `toml:"-"`
 	GPUMemoryMiB     int64 `toml:"-"`
+	GPUIdleMiB       int64 `toml:"-"`
 	VRAMToleranceMiB int64 `toml:"-"`
 }
 
@@ -77,6 +81,7 @@ type Config struct {
 const (
 	defaultGPUReadings          = 5 * time.Second
 	minGPUReadings              = 100 * time.Millisecond
+	defaultGPUIdleMemory        = "1G"
 	defaultVRAMTolerance        = "512M"
 	defaultVRAMTolerancePercent = 10
 	maxVRAMTolerancePercent     = 1000
@@ -136,15 +141,11 @@ func Parse(data []byte) (*Config, error) {
 	if c.LogLevel == "" {
 		c.LogLevel = "info"
 	}
-	if c.GPUReadings == 0 {
-		c.GPUReadings = Duration(defaultGPUReadings)
+	if c.GPUIdleMemory == "" {
+		c.GPUIdleMemory = defaultGPUIdleMemory
 	}
 	if c.VRAMTolerance == "" {
 		c.VRAMTolerance = defaultVRAMTolerance
-	}
-	if c.VRAMTolerancePercent == nil {
-		percent := uint32(defaultVRAMTolerancePercent)
-		c.VRAMTolerancePercent = &percent
 	}
 	return c, c.check()
 }
@@ -228,16 +229,35 @@ func (c *Config) checkGPUs(declared bool) (err error) {
 			return errors.New("gpu_memory is for declared GPUs only; declare them with gres, or leave it out: the driver tells the memory of those that it finds")
 		}
 	}
+	if c.GPUIdleMiB, err = gres.ParseSize(c.GPUIdleMemory); err != nil {
+		return fmt.Errorf("gpu_idle_memory: %w", err)
+	}
 	if c.VRAMToleranceMiB, err = gres.ParseSize(c.VRAMTolerance); err != nil {
 		return fmt.Errorf("vram_tolerance: %w", err)
 	}
-	if *c.VRAMTolerancePercent > maxVRAMTolerancePercent {
-		return fmt.Errorf("vram_tolerance_percent %d: use 0 to %d", *c.VRAMTolerancePercent, maxVRAMTolerancePercent)
+	if p := c.TolerancePercent(); p > maxVRAMTolerancePercent {
+		return fmt.Errorf("vram_tolerance_percent %d: use 0 to %d", p, maxVRAMTolerancePercent)
 	}
-	if d := time.Duration(c.GPUReadings); d < minGPUReadings {
+	if d := c.ReadingsEvery(); d < minGPUReadings {
 		return fmt.Errorf("gpu_readings %v: use at least %v", d, minGPUReadings)
 	}
 	return nil
+}
+
+// ReadingsEvery is GPUReadings, or the default.
+func (c *Config) ReadingsEvery() time.Duration {
+	if c.GPUReadings == 0 {
+		return defaultGPUReadings
+	}
+	return time.Duration(c.GPUReadings)
+}
+
+// TolerancePercent is VRAMTolerancePercent, or the default.
+func (c *Config) TolerancePercent() int64 {
+	if c.VRAMTolerancePercent == nil {
+		return defaultVRAMTolerancePercent
+	}
+	return int64(*c.VRAMTolerancePercent)
 }
 
 // maxGPUMemoryMiB bounds a GPU's memory: 16 TiB.

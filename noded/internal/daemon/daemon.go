@@ -12,7 +12,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -22,6 +21,7 @@ import (
 	"github.com/fettle-hpc/fettle/noded/internal/cgroup"
 	"github.com/fettle-hpc/fettle/noded/internal/config"
 	"github.com/fettle-hpc/fettle/noded/internal/gpufence"
+	"github.com/fettle-hpc/fettle/noded/internal/gpuwatch"
 	"github.com/fettle-hpc/fettle/noded/internal/gres"
 	"github.com/fettle-hpc/fettle/noded/internal/journal"
 	"github.com/fettle-hpc/fettle/noded/internal/session"
@@ -65,8 +65,12 @@ type daemon struct {
 	// over is closed when nobody takes what the journal says any more.
 	over chan struct{}
 	// lastSeq is the newest record given to the journal; compactAt is the size at which it is looked at next.
-	lastSeq   uint64
-	compactAt int64
+	lastSeq     uint64
+	compactAt   int64
+	watch       *gpuwatch.Watch
+	readingsDue bool
+	// busy are the GPUs that something else uses, as logged.
+	busy map[string]bool
 	// stream is the newest one that was opened.
 	stream uint64
 
@@ -106,6 +110,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	if err := d.openGPUs(ctx); err != nil {
 		return err
 	}
+	d.openWatch()
 	if err := d.openLaunchers(); err != nil {
 		return err
 	}
@@ -164,7 +169,7 @@ func (d *daemon) openJournal() ([]*nodemachine.Record, error) {
 
 func (d *daemon) openGPUs(ctx context.Context) (err error) {
 	if d.gpus, err = gres.New(gres.Config{Node: d.cfg.Name, GRES: d.cfg.GRES, MemoryMiB: d.cfg.GPUMemoryMiB, Helper: d.cfg.NVML,
-		Interval: time.Duration(d.cfg.GPUReadings), Logger: d.log}); err != nil {
+		Interval: d.cfg.ReadingsEvery(), Logger: d.log}); err != nil {
 		return err
 	}
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))

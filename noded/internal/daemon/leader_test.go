@@ -31,6 +31,8 @@ type leader struct {
 	reports  chan *fettlev1.AttemptReport
 	progress chan *fettlev1.NodeProgress
 	chunks   chan *fettlev1.PushLogRequest
+	// readings are the newest.
+	readings []*fettlev1.GPUReading
 }
 
 func newLeader(t testing.TB) *leader {
@@ -105,6 +107,10 @@ func (c *leader) Session(s grpc.BidiStreamingServer[fettlev1.NodeMessage, fettle
 			c.report(x.Report, out, session)
 		case *fettlev1.NodeMessage_Progress:
 			c.progress <- x.Progress
+		case *fettlev1.NodeMessage_Readings:
+			c.mu.Lock()
+			c.readings = x.Readings.GetGpus()
+			c.mu.Unlock()
 		}
 	}
 }
@@ -149,6 +155,18 @@ func (c *leader) acks(on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.noAcks = !on
+}
+
+// reading is the newest of a GPU, nil when there is none.
+func (c *leader) reading(uuid string) *fettlev1.GPUReading {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.readings {
+		if r.GetUuid() == uuid {
+			return r
+		}
+	}
+	return nil
 }
 
 const patience = 30 * time.Second

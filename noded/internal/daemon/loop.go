@@ -13,9 +13,8 @@ import (
 const (
 	// tickEvery is below the shortest heartbeat that a controller may ask for.
 	tickEvery = 250 * time.Millisecond
-	// progressEvery and readingsEvery are how often what changes all the time is sent.
+	// progressEvery is how often what changes all the time is sent.
 	progressEvery = time.Second
-	readingsEvery = 5 * time.Second
 	// compactAbove is the journal's size from which it is rewritten when most of it is dead.
 	compactAbove = 8 << 20
 )
@@ -28,7 +27,7 @@ func (d *daemon) loop(ctx context.Context) (err error) {
 		defer close(linked)
 		d.link.Run(ctx)
 	}()
-	tick, progress, readings := time.NewTicker(tickEvery), time.NewTicker(progressEvery), time.NewTicker(readingsEvery)
+	tick, progress, readings := time.NewTicker(tickEvery), time.NewTicker(progressEvery), time.NewTicker(d.cfg.ReadingsEvery())
 	defer tick.Stop()
 	defer progress.Stop()
 	defer readings.Stop()
@@ -63,10 +62,13 @@ func (d *daemon) loop(ctx context.Context) (err error) {
 			d.step(nodemachine.InventoryChanged{Inventory: d.inventory.Load()})
 		case <-tick.C:
 			d.step(nodemachine.Tick{})
+			if d.readingsDue {
+				d.readGPUs(ctx)
+			}
 		case <-progress.C:
 			d.sendProgress()
 		case <-readings.C:
-			d.sendReadings(ctx)
+			d.readGPUs(ctx)
 		}
 	}
 }
@@ -100,6 +102,8 @@ func (d *daemon) step(in nodemachine.Input) {
 		d.log.Info("session opened", "session", now, "cluster", d.machine.ClusterID())
 		// Before the ends that were told in the hello are acknowledged, and their attempts forgotten.
 		d.sendProgress()
+		// A leader that has just come to know the node must not give away a GPU that is in use.
+		d.readingsDue = true
 	}
 }
 
@@ -183,17 +187,4 @@ func (d *daemon) sendLast(in nodemachine.Input) {
 	if item := d.attempts.LastProgress(end.Key); item != nil {
 		d.link.Send(&fettlev1.NodeMessage{Msg: &fettlev1.NodeMessage_Progress{Progress: &fettlev1.NodeProgress{Items: []*fettlev1.AttemptProgress{item}}}})
 	}
-}
-
-func (d *daemon) sendReadings(ctx context.Context) {
-	if d.machine.Session() == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	r, err := d.gpus.Readings(ctx)
-	if err != nil || len(r) == 0 {
-		return
-	}
-	d.link.Send(&fettlev1.NodeMessage{Msg: &fettlev1.NodeMessage_Readings{Readings: &fettlev1.NodeReadings{Gpus: r}}})
 }

@@ -226,7 +226,7 @@ func (b *book) used() []*fettlev1.GPUReading {
 		out := &fettlev1.GPUReading{Uuid: c.gpu.UUID, MemoryUsedMib: copied(r.MemoryUsedMiB), UtilisationPct: copied(r.UtilisationPct),
 			TemperatureC: copied(r.TemperatureC), PowerW: copied(r.PowerW), EccUncorrected: copied(r.ECCUncorrected), Xids: slices.Clone(c.xids)}
 		for _, p := range r.Processes {
-			out.Processes = append(out.Processes, &fettlev1.GPUProcess{Pid: p.PID, MemoryMib: p.MemoryMiB})
+			out.Processes = append(out.Processes, &fettlev1.GPUProcess{Pid: p.PID, MemoryMib: p.MemoryMiB, Graphics: p.Graphics})
 		}
 		list = append(list, out)
 	}

@@ -109,6 +109,8 @@ type NVML struct {
 	failures int
 	// rounds counts readings since the driver was given up, to be believed again from the second on.
 	rounds int
+	// taken counts all rounds of readings.
+	taken uint64
 	// stuck is a child that could not be killed.
 	stuck *child
 }
@@ -167,16 +169,20 @@ func (n *NVML) Inventory(ctx context.Context) ([]*fettlev1.GPU, error) {
 }
 
 // Readings are the newest round. See Source.
-func (n *NVML) Readings(ctx context.Context) ([]*fettlev1.GPUReading, error) {
+func (n *NVML) Readings(ctx context.Context) (Round, error) {
 	if err := n.fresh(ctx); err != nil {
-		return nil, err
+		return Round{}, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if !n.known {
-		return nil, n.err
+		return Round{}, n.err
 	}
-	return n.book.used(), nil
+	r := Round{GPUs: n.book.used()}
+	if n.book.readings != nil {
+		r.Number = n.taken
+	}
+	return r, nil
 }
 
 // fresh waits for Run's first answer, or asks when Run does not run. Its only error is the context's.
@@ -395,6 +401,7 @@ func (n *NVML) take(m report.Message) {
 		}
 	case m.Readings != nil:
 		n.book.round(m.Readings)
+		n.taken++
 		if n.rounds++; n.rounds > 1 {
 			n.book.down = ""
 		}

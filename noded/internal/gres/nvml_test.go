@@ -105,8 +105,9 @@ func TestAsked(t *testing.T) {
 		t.Errorf("gpu %v, want %v", gpus[1], want)
 	}
 	gpus[0].Unhealthy = true // the answer is the caller's
-	readings, err := n.Readings(t.Context())
-	if err != nil || len(readings) != 2 || readings[1].GetMemoryUsedMib() != 1001 || readings[1].UtilisationPct != nil ||
+	round, err := n.Readings(t.Context())
+	readings := round.GPUs
+	if err != nil || round.Number == 0 || len(readings) != 2 || readings[1].GetMemoryUsedMib() != 1001 || readings[1].UtilisationPct != nil ||
 		len(readings[1].GetProcesses()) != 1 || readings[1].GetProcesses()[0].GetPid() != 101 {
 		t.Errorf("readings %v, %v", readings, err)
 	}
@@ -243,7 +244,8 @@ func TestWatched(t *testing.T) {
 	s.allow("xid")
 	const xid = "Xid 119 at 2026-09-26T12:00:05Z: the GPU's system processor does not answer: reset the card, then restart fettle-noded"
 	s.health(n, "0 ok; 1 "+xid)
-	readings, err := n.Readings(t.Context())
+	round, err := n.Readings(t.Context())
+	readings := round.GPUs
 	if err != nil || len(readings) != 2 || len(readings[0].GetXids()) != 0 || fmt.Sprint(readings[1].GetXids()) != "[31 119]" || readings[1].GetMemoryUsedMib() != 1001 {
 		t.Errorf("readings %v, %v", readings, err)
 	}
@@ -251,7 +253,12 @@ func TestWatched(t *testing.T) {
 	s.health(n, "0 ok; 1 the driver no longer lists it; "+xid)
 	// A card that cannot be read tells its errors still.
 	s.until("there are new readings", func() bool {
-		readings, err = n.Readings(t.Context())
+		var newer Round
+		newer, err = n.Readings(t.Context())
+		readings = newer.GPUs
+		if len(readings) == 2 && readings[1].MemoryUsedMib == nil && newer.Number <= round.Number {
+			t.Errorf("round %d after %d", newer.Number, round.Number)
+		}
 		return err != nil || len(readings) == 2 && readings[1].MemoryUsedMib == nil
 	})
 	if err != nil || fmt.Sprint(readings[1].GetXids()) != "[31 119]" {
@@ -273,12 +280,12 @@ func TestRecovery(t *testing.T) {
 	n, _ := s.running(func(c *Config) { c.silence = 2 * time.Second })
 	const silent = "the NVIDIA driver does not answer within 2s"
 	s.health(n, "0 "+silent+"; 1 "+silent)
-	if r, err := n.Readings(t.Context()); err != nil || len(r) != 0 {
+	if r, err := n.Readings(t.Context()); err != nil || len(r.GPUs) != 0 {
 		t.Errorf("readings %v, %v of a driver that is silent", r, err)
 	}
 	s.gone("pid.1")
 	s.allow("better")
-	s.until("there are readings", func() bool { r, _ := n.Readings(t.Context()); return len(r) == 2 })
+	s.until("there are readings", func() bool { r, _ := n.Readings(t.Context()); return len(r.GPUs) == 2 })
 	if got := state(n.Inventory(t.Context())); got != "0 "+silent+"; 1 "+silent {
 		t.Errorf("after one answer: %s", got)
 	}
@@ -375,7 +382,7 @@ func TestNoGPUs(t *testing.T) {
 		c.backoff = func(int) time.Duration { t.Error("a machine without GPUs failed"); return long }
 	})
 	s.health(n, "")
-	if r, err := n.Readings(t.Context()); err != nil || len(r) != 0 {
+	if r, err := n.Readings(t.Context()); err != nil || len(r.GPUs) != 0 {
 		t.Errorf("readings %v, %v", r, err)
 	}
 	// The driver is installed later.

@@ -19,13 +19,21 @@ type Source interface {
 	// Inventory lists the GPUs by index. A GPU keeps its index for as long as the source lives. The answer is the caller's.
 	// An error means that nothing is known yet; once a GPU was seen, trouble makes it unhealthy instead.
 	Inventory(ctx context.Context) ([]*fettlev1.GPU, error)
-	// Readings are the newest of each GPU that could be read, by index; none for declared GPUs. The answer is the caller's.
-	Readings(ctx context.Context) ([]*fettlev1.GPUReading, error)
+	// Readings are the newest round; an empty one for declared GPUs. The answer is the caller's.
+	Readings(ctx context.Context) (Round, error)
 	// Changed has a value when Inventory would answer something else than it did before.
 	Changed() <-chan struct{}
 	// Run keeps the answers fresh until the context ends, and returns nil then. It is called at most once. Without it every
 	// Inventory and Readings asks anew.
 	Run(ctx context.Context) error
+}
+
+// Round is one look at all GPUs.
+type Round struct {
+	// Number is the same for the same look, and different for another one; 0 says that there was none.
+	Number uint64
+	// GPUs are the readings of those that could be read, by index.
+	GPUs []*fettlev1.GPUReading
 }
 
 // Auto in Config.GRES looks for GPUs, as an empty one does.
@@ -130,7 +138,7 @@ func declaredUUID(node string, index int) string {
 func (d *Declared) Inventory(context.Context) ([]*fettlev1.GPU, error) { return cloneAll(d.gpus), nil }
 
 // Readings are none: what is only declared cannot be read.
-func (d *Declared) Readings(context.Context) ([]*fettlev1.GPUReading, error) { return nil, nil }
+func (d *Declared) Readings(context.Context) (Round, error) { return Round{}, nil }
 
 // Changed never has a value.
 func (d *Declared) Changed() <-chan struct{} { return d.changed }

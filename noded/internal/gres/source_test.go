@@ -41,7 +41,7 @@ func TestDeclared(t *testing.T) {
 	if again, _ := d.Inventory(t.Context()); again[0].GetUnhealthy() {
 		t.Error("one caller's change is seen by another")
 	}
-	if r, err := d.Readings(t.Context()); err != nil || len(r) != 0 {
+	if r, err := d.Readings(t.Context()); err != nil || len(r.GPUs) != 0 {
 		t.Errorf("readings %v, %v of GPUs that are only declared", r, err)
 	}
 	select {

@@ -19,7 +19,7 @@ func sampleOrder() *Order {
 	}
 }
 
-var sampleExit = Exit{Code: -1, Signal: 9, NeverStarted: true, UserError: true, OOMKilled: true, TimedOut: true,
+var sampleExit = Exit{Code: -1, Signal: 9, NeverStarted: true, UserError: true, OOMKilled: true, TimedOut: true, VRAMExceeded: true,
 	LeaseExpired: true, ShimLost: true, Detail: "x", StartMS: 1, EndMS: 2, Outputs: Outputs{StdoutStart: 3, StderrStart: 4}}
 
 func TestOrderComesBack(t *testing.T) {
@@ -58,13 +58,14 @@ func TestDamagedOrderIsRefused(t *testing.T) {
 }
 
 func records() (b []byte, want Records) {
-	controls := []Control{{Stop: true, GraceMS: 5}, {Signal: 10}, {Limit: true}}
+	controls := []Control{{Stop: true, GraceMS: 5}, {Signal: 10}, {Limit: true}, {Stop: true, VRAMExceeded: true, Detail: "much"}}
 	b = (&Shim{PID: 1 << 30}).Marshal()
 	b = append(b, controls[0].Marshal()...)
 	b = append(b, Launch{}.Marshal()...)
 	b = append(b, Outputs{StdoutStart: 1 << 40, StderrStart: 5}.Marshal()...)
 	b = append(b, controls[1].Marshal()...)
 	b = append(b, controls[2].Marshal()...)
+	b = append(b, controls[3].Marshal()...)
 	b = append(b, sampleExit.Marshal()...)
 	e := sampleExit
 	return b, Records{Shim: &Shim{PID: 1 << 30}, Launched: true, Controls: controls, Outputs: Outputs{StdoutStart: 1 << 40, StderrStart: 5}, Exit: &e}

@@ -14,6 +14,8 @@ type Exit struct {
 	TimedOut     bool
 	LeaseExpired bool
 	ShimLost     bool
+	// VRAMExceeded: the daemon had it ended for using more GPU memory than its share.
+	VRAMExceeded bool
 	// Detail is one line for people.
 	Detail string
 	// StartMS and EndMS are Unix milliseconds.
@@ -67,6 +69,7 @@ const (
 	exitEnd
 	exitStdoutStart
 	exitStderrStart
+	exitVRAMExceeded
 )
 
 // Marshal encodes the exit.
@@ -85,6 +88,7 @@ func (e *Exit) Marshal() []byte {
 	f.num(exitEnd, e.EndMS)
 	f.num(exitStdoutStart, e.Outputs.StdoutStart)
 	f.num(exitStderrStart, e.Outputs.StderrStart)
+	f.flag(exitVRAMExceeded, e.VRAMExceeded)
 	return seal(kindExit, f)
 }
 
@@ -118,6 +122,8 @@ func parseExit(p []byte) (*Exit, error) {
 			e.Outputs.StdoutStart = num(v)
 		case exitStderrStart:
 			e.Outputs.StderrStart = num(v)
+		case exitVRAMExceeded:
+			e.VRAMExceeded = num(v) != 0
 		}
 	})
 	if err != nil {
@@ -160,6 +166,10 @@ type Control struct {
 	// Stop ends the attempt with GraceMS between TERM and KILL.
 	Stop    bool
 	GraceMS int64
+	// VRAMExceeded, with Stop, is what the attempt did to be ended, and Detail says it in one line. An attempt that is being
+	// ended already is not told.
+	VRAMExceeded bool
+	Detail       string
 	// Signal is delivered to every process of the attempt.
 	Signal int32
 	// Limit replaces the time limit by LimitS seconds from the start; 0 means none.
@@ -173,6 +183,8 @@ const (
 	controlSignal
 	controlLimit
 	controlLimitS
+	controlVRAMExceeded
+	controlDetail
 )
 
 // Marshal encodes the record.
@@ -183,6 +195,8 @@ func (c *Control) Marshal() []byte {
 	f.num(controlSignal, int64(c.Signal))
 	f.flag(controlLimit, c.Limit)
 	f.num(controlLimitS, c.LimitS)
+	f.flag(controlVRAMExceeded, c.VRAMExceeded)
+	f.text(controlDetail, c.Detail)
 	return seal(kindControl, f)
 }
 
@@ -200,6 +214,10 @@ func parseControl(p []byte) (*Control, error) {
 			c.Limit = num(v) != 0
 		case controlLimitS:
 			c.LimitS = num(v)
+		case controlVRAMExceeded:
+			c.VRAMExceeded = num(v) != 0
+		case controlDetail:
+			c.Detail = string(v)
 		}
 	})
 	if err != nil {

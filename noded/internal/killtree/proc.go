@@ -79,6 +79,19 @@ func (g Tagged) Empty() (bool, error) {
 	return len(pids) == 0, err
 }
 
+// Parent is a process's parent; false for a process that is not there, or a zombie.
+func Parent(pid int) (parent int, ok bool) {
+	stat, err := readFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, false
+	}
+	p, ok := parseStat(pid, stat)
+	if !ok {
+		return 0, false
+	}
+	return p.ppid, true
+}
+
 type proc struct{ pid, ppid, session int }
 
 // scan reads the process table, zombies excepted.

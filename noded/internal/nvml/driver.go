@@ -88,6 +88,8 @@ type Process struct {
 	PID uint32
 	// Bytes is 0 when the driver does not tell.
 	Bytes uint64
+	// Graphics says that it draws. One that computes too is listed twice.
+	Graphics bool
 }
 
 // Recovery is what the driver wants to be done about a GPU.

@@ -314,7 +314,7 @@ func (d device) Recovery() (Recovery, error) {
 func (d device) Processes() ([]Process, error) {
 	var list []Process
 	first := error(ErrNotSupported)
-	add := func(found []nvml.ProcessInfo, ret nvml.Return) {
+	add := func(graphics bool, found []nvml.ProcessInfo, ret nvml.Return) {
 		if err := failure(ret); err != nil {
 			return
 		}
@@ -324,14 +324,16 @@ func (d device) Processes() ([]Process, error) {
 			if bytes == math.MaxUint64 { // the driver does not tell
 				bytes = 0
 			}
-			list = append(list, Process{PID: p.Pid, Bytes: bytes})
+			list = append(list, Process{PID: p.Pid, Bytes: bytes, Graphics: graphics})
 		}
 	}
 	if d.lib.has("nvmlDeviceGetComputeRunningProcesses") {
-		add(d.dev.GetComputeRunningProcesses())
+		found, ret := d.dev.GetComputeRunningProcesses()
+		add(false, found, ret)
 	}
 	if d.lib.has("nvmlDeviceGetGraphicsRunningProcesses") {
-		add(d.dev.GetGraphicsRunningProcesses())
+		found, ret := d.dev.GetGraphicsRunningProcesses()
+		add(true, found, ret)
 	}
 	return list, first
 }

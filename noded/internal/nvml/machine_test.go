@@ -90,6 +90,10 @@ func TestReadings(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, "dgxh100")
 	b.procs[3] = []nvml.ProcessInfo{{Pid: 70, UsedGpuMemory: 5 << 30}, {Pid: 8, UsedGpuMemory: ^uint64(0)}, {Pid: 70, UsedGpuMemory: 2 << 30}}
+	// A process that draws, and one that computes too.
+	mockDevice(b, 3).GetGraphicsRunningProcessesFunc = func() ([]nvml.ProcessInfo, nvml.Return) {
+		return []nvml.ProcessInfo{{Pid: 900, UsedGpuMemory: 1 << 20}, {Pid: 70, UsedGpuMemory: 5 << 30}}, nvml.SUCCESS
+	}
 	m := b.open(t, nil)
 	inventory(t, m)
 	r := throughTheWire(t, report.Message{Readings: m.Readings()}).Readings
@@ -98,7 +102,7 @@ func TestReadings(t *testing.T) {
 	}
 	want := report.Reading{UUID: "GPU-00000004-0000-4000-8000-000000000004", MemoryUsedMiB: ptr(int64(3 << 10)), UtilisationPct: ptr(uint32(30)),
 		TemperatureC: ptr(int32(43)), PowerW: ptr(uint32(101)), ECCUncorrected: ptr(uint64(3)),
-		Processes: []report.Process{{PID: 8}, {PID: 70, MemoryMiB: 5 << 10}}}
+		Processes: []report.Process{{PID: 8}, {PID: 70, MemoryMiB: 5 << 10}, {PID: 900, MemoryMiB: 1, Graphics: true}}}
 	if diff := cmp.Diff(want, r.GPUs[3]); diff != "" {
 		t.Error(diff)
 	}

@@ -51,12 +51,14 @@ func processes(dev Device) []report.Process {
 		return nil
 	}
 	most := make(map[uint32]uint64, len(found))
+	computes := make(map[uint32]bool, len(found))
 	for _, p := range found {
 		most[p.PID] = max(most[p.PID], p.Bytes)
+		computes[p.PID] = computes[p.PID] || !p.Graphics
 	}
 	list := make([]report.Process, 0, len(most))
 	for pid, bytes := range most {
-		list = append(list, report.Process{PID: pid, MemoryMiB: mib(bytes)})
+		list = append(list, report.Process{PID: pid, MemoryMiB: mib(bytes), Graphics: !computes[pid]})
 	}
 	byPID := func(a, b report.Process) int { return cmp.Compare(a.PID, b.PID) }
 	slices.SortFunc(list, byPID)

@@ -376,6 +376,12 @@ func (s *shim) readControl() {
 	s.recordsFrom += int64(taken)
 	for _, c := range recs.Controls {
 		switch {
+		case c.Stop && c.VRAMExceeded:
+			// What was ended for another reason was not ended for this one.
+			if !s.stopping && !s.mainEnded {
+				s.exit.VRAMExceeded, s.exit.Detail = true, c.Detail
+				s.stop(bootNow(), c.GraceMS)
+			}
 		case c.Stop:
 			s.stop(bootNow(), c.GraceMS)
 		case c.Signal != 0:

@@ -110,6 +110,8 @@ type Reading struct {
 type Process struct {
 	PID       uint32 `json:"pid"`
 	MemoryMiB int64  `json:"memory_mib"`
+	// Graphics is set for one that draws and does not compute.
+	Graphics bool `json:"graphics,omitempty"`
 }
 
 // Event is something that happened to a GPU.
