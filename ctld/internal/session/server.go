@@ -57,6 +57,8 @@ type Server struct {
 	streams sync.WaitGroup
 	// connectivity is called when a node's session opened or closed.
 	connectivity func()
+	// busyChanged is called when other GPUs of a node are busy outside than before.
+	busyChanged func(node string)
 }
 
 // OnConnectivity sets what is called, on the server's own goroutine, whenever a node's session opens or closes. It must
@@ -71,7 +73,7 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Clock == nil {
 		cfg.Clock = boottimeMS
 	}
-	return &Server{cfg: cfg, log: cfg.Logger, telemetry: newTelemetry(), connectivity: func() {}, reads: newLogReads()}
+	return &Server{cfg: cfg, log: cfg.Logger, telemetry: newTelemetry(), connectivity: func() {}, busyChanged: func(string) {}, reads: newLogReads()}
 }
 
 // Close waits for everything that serves streams. Call it after the gRPC server has stopped and Lead has returned.
@@ -274,7 +276,9 @@ func (s *Server) take(l *loop, id ConnID, node string, m *fettlev1.NodeMessage) 
 		s.telemetry.setProgress(node, msg.Progress, s.cfg.Store.Snapshot())
 		return nil
 	case *fettlev1.NodeMessage_Readings:
-		s.telemetry.setReadings(node, msg.Readings)
+		if s.telemetry.setReadings(node, msg.Readings) {
+			s.busyChanged(node)
+		}
 		return nil
 	default:
 		return status.Error(codes.InvalidArgument, fmt.Sprintf("unexpected message %T in a session", m.GetMsg()))

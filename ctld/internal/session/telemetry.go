@@ -22,6 +22,8 @@ type telemetry struct {
 	jobs     map[uint64]progress
 	finished []uint64
 	readings map[string]*fettlev1.NodeReadings
+	// busy are the GPUs that something else than jobs uses, of nodes that have any.
+	busy map[string][]BusyGPU
 }
 
 type progress struct {
@@ -30,7 +32,7 @@ type progress struct {
 }
 
 func newTelemetry() *telemetry {
-	return &telemetry{jobs: map[uint64]progress{}, readings: map[string]*fettlev1.NodeReadings{}}
+	return &telemetry{jobs: map[uint64]progress{}, readings: map[string]*fettlev1.NodeReadings{}, busy: map[string][]BusyGPU{}}
 }
 
 func (t *telemetry) reset() {
@@ -38,6 +40,7 @@ func (t *telemetry) reset() {
 	defer t.mu.Unlock()
 	clear(t.jobs)
 	clear(t.readings)
+	clear(t.busy)
 	t.finished = nil
 }
 
@@ -97,15 +100,18 @@ func (t *telemetry) changed(jobs []uint64, all bool, snap *state.Snapshot) {
 	}
 }
 
-// setReadings takes a node's readings, cut to what a node can have.
-func (t *telemetry) setReadings(node string, r *fettlev1.NodeReadings) {
+// setReadings takes a node's readings, cut to what a node can have. It reports whether other GPUs are busy outside than
+// before.
+func (t *telemetry) setReadings(node string, r *fettlev1.NodeReadings) (busyChanged bool) {
 	r.Gpus = r.GetGpus()[:min(len(r.GetGpus()), model.MaxGPUsPerNode)]
 	for _, g := range r.GetGpus() {
 		g.Processes = g.GetProcesses()[:min(len(g.GetProcesses()), maxGPUProcesses)]
+		boundForeign(g)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.readings[node] = r
+	return t.setBusy(node, r.GetGpus())
 }
 
 // keepNodes forgets the readings of nodes that are not registered.
@@ -115,6 +121,7 @@ func (t *telemetry) keepNodes(snap *state.Snapshot) {
 	for name := range t.readings {
 		if snap.Node(name) == nil {
 			delete(t.readings, name)
+			delete(t.busy, name)
 		}
 	}
 }
