@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
@@ -487,5 +488,39 @@ func TestDependenciesFollowTheRows(t *testing.T) {
 				})
 			},
 		})
+		// However a replica comes to this state, it is the same one.
+		(&world{r: r}).replicas(t)
 	})
+}
+
+// BenchmarkReleaseDependents ends a job that a thousand others wait for, in one entry.
+func BenchmarkReleaseDependents(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		r := &rig{t: b, f: New(state.New(testCluster), Config{}), now: 1_000_000}
+		do := func(e *raftlogv1.Entry) {
+			r.index++
+			e.NowMs = r.now
+			data, err := Encode(e)
+			if err != nil {
+				b.Fatal(err)
+			}
+			r.f.Apply(&raft.Log{Index: r.index, Type: raft.LogCommand, Data: data})
+		}
+		first := &raftlogv1.SubmitJobs{Jobs: []*fettlev1.JobSubmission{{RequestId: "first", Spec: script(1, 1, 0)}}}
+		do(&raftlogv1.Entry{Actor: alice, Op: &raftlogv1.Entry_Submit{Submit: first}})
+		rest := &raftlogv1.SubmitJobs{}
+		for i := range 1000 {
+			rest.Jobs = append(rest.Jobs, &fettlev1.JobSubmission{RequestId: fmt.Sprint(i), Spec: dependent(b, "afterany:1")})
+		}
+		do(&raftlogv1.Entry{Actor: alice, Op: &raftlogv1.Entry_Submit{Submit: rest}})
+		if n := len(r.snap().Dependents(1)); n != 1000 {
+			b.Fatalf("%d wait", n)
+		}
+		b.StartTimer()
+		do(cancelOp(1))
+		if n := len(r.snap().Dependents(1)); n != 0 {
+			b.Fatalf("%d wait still", n)
+		}
+	}
 }
