@@ -378,6 +378,9 @@ func (m *Manager) begin(e *entry) {
 	m.emit(nodemachine.ShimFailed{Key: e.key, Exit: neverStarted(err)})
 }
 
+// EndedUnstarted is the detail of an attempt that was ordered to end before it was started. No launch has failed then.
+const EndedUnstarted = "ended before it was started"
+
 var errAdopted = errors.New("adopted")
 
 func (m *Manager) launch(e *entry) error {
@@ -393,7 +396,7 @@ func (m *Manager) launch(e *entry) error {
 	e.info = &pl.info
 	m.mu.Unlock()
 	if stopped {
-		return nodeFault("ended before it was started")
+		return nodeFault("%s", EndedUnstarted)
 	}
 	cg, err := m.cfg.Groups.Create(pl.limits)
 	if err != nil {

@@ -3,7 +3,9 @@ package attempt
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -106,4 +108,43 @@ func TestDirectoriesServeAgain(t *testing.T) {
 	if r.read("victim") != "victim\n" || !strings.Contains(r.read("hard"), "hard") || r.read("left") != "script\n" {
 		t.Errorf("victim %q, hard %q, left %q", r.read("victim"), r.read("hard"), r.read("left"))
 	}
+}
+
+// A stop with a long grace that meets an attempt at any moment of its start: it ends at once, by itself or unstarted, and is
+// never left running for want of having heard it.
+func TestStopWhileStarting(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	const jobs = 60
+	var stopping sync.WaitGroup
+	defer stopping.Wait()
+	for id := range uint64(jobs) {
+		s := r.job(id+1, sh("trap 'exit 3' TERM; while :; do sleep 0.01; done"))
+		s.Prepare.Spec.StdoutPath = "/dev/null"
+		r.m.Start(s)
+		stopping.Go(func() {
+			for range id * 2_000 { // some are met later than others
+				runtime.Gosched()
+			}
+			r.m.Stop(s.Key, 3_600_000)
+		})
+	}
+	unstarted, ran := 0, 0
+	for unstarted+ran < jobs {
+		switch e := r.next().(type) {
+		case nodemachine.ShimStarted:
+		case nodemachine.ShimFailed:
+			if e.Exit.GetDetail() != EndedUnstarted {
+				t.Errorf("%v: %v", e.Key, e.Exit)
+			}
+			unstarted++
+		case nodemachine.ShimEnded:
+			// By TERM itself where the trap was not set yet.
+			if e.Exit.GetCode() != 3 && e.Exit.GetSignal() != 15 {
+				t.Errorf("%v: %v", e.Key, e.Exit)
+			}
+			ran++
+		}
+	}
+	t.Logf("%d were ended before their start, %d after", unstarted, ran)
 }

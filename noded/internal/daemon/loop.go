@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/fettle-hpc/fettle/noded/internal/attempt"
 	"github.com/fettle-hpc/fettle/noded/internal/session"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/nodemachine"
@@ -75,7 +76,7 @@ func (d *daemon) loop(ctx context.Context) (err error) {
 
 // noteFailed logs a launch that failed: the leader tells the job's owner, this line whoever looks after the node.
 func (d *daemon) noteFailed(in nodemachine.Input) {
-	if f, ok := in.(nodemachine.ShimFailed); ok {
+	if f, ok := in.(nodemachine.ShimFailed); ok && f.Exit.GetDetail() != attempt.EndedUnstarted {
 		d.log.Warn("launch failed", "job", f.Key.Job, "attempt", f.Key.Attempt, "err", f.Exit.GetDetail(), "user_error", f.Exit.GetUserError())
 	}
 }
