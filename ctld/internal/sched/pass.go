@@ -39,6 +39,9 @@ func (p *Planner) Plan(nowMS int64) Plan {
 	s := p.begin(nowMS)
 	mark := p.cluster.Mark()
 	s.walk()
+	if p.settled {
+		s.heads.settle()
+	}
 	s.plan.Ask = s.ask()
 	p.cluster.Undo(mark)
 	return s.plan

@@ -54,7 +54,9 @@ type Planner struct {
 	accounts     map[who]*account
 	meters       map[Scope]*meter
 
-	pass uint64
+	// pass numbers the plans; settled asks for the reservations of all heads, whether or not anything else could start.
+	pass    uint64
+	settled bool
 }
 
 // entry is a waiting job in the planner.
@@ -85,6 +87,7 @@ const (
 	holderReserve = uint64(2) << 60 // | number within the plan
 	holderStart   = uint64(3) << 60 // | number within the plan
 	holderWindow  = uint64(4) << 60 // | number of the reservation
+	holderPlay    = uint64(5) << 60 // | number within a forecast
 )
 
 // NewPlanner makes a planner that knows nothing.

@@ -128,7 +128,7 @@ type Options struct {
 	NoWaits bool
 	// MaxLoss is the share of its run, in thousandths, that a victim may lose where it is asked to save; 0: DefaultMaxLoss.
 	MaxLoss int
-	// PreemptFor is how many blocked jobs at most may ask for victims in one plan; 0: DefaultPreemptFor.
+	// PreemptFor is how many blocked jobs at most may ask for victims in one plan; 0: DefaultPreemptFor, negative: none.
 	PreemptFor int
 }
 

@@ -159,9 +159,11 @@ func (a *asking) add(e *entry) {
 		return
 	}
 	slices.Sort(job.Candidates)
+	// By name, which decides where all else is equal.
+	order := slices.SortedFunc(allowed.All(), func(x, y int) int { return cmp.Compare(s.p.cluster.Name(x), s.p.cluster.Name(y)) })
 	for _, n := range s.p.choices(e, allowed) {
 		need := preempt.Need{Nodes: n.nodes, GPUs: n.gpus, CPUs: int(max(e.Needs.Request.CPUs, 1)), MemoryMiB: e.Needs.Request.MemMiB, GPUType: n.typ}
-		for i := range allowed.All() {
+		for _, i := range order {
 			p, free := a.place(i, n, e, victims)
 			if free >= n.gpus && p.CPUs >= need.CPUs && p.MemoryMiB >= need.MemoryMiB || nodes.Has(i) {
 				need.Places = append(need.Places, p)
@@ -386,7 +388,7 @@ func (s *pass) findPreemptors() (list []*entry) {
 	for _, part := range s.p.partitions {
 		allowed = allowed || part.Preempt != PreemptOff
 	}
-	if !allowed {
+	if !allowed || limit < 0 {
 		return nil
 	}
 	s.p.preemptors.Ascend(func(e *entry) bool {
