@@ -116,18 +116,29 @@ func TestFettle(t *testing.T) {
 func TestCompare(t *testing.T) {
 	t.Parallel()
 	code, out, stderr := call(t, "compare", "--trace", "hpc2n.csv", "--json", "--policy", "fifo", "--policy", "fifo:sim.strict=true",
-		"--policy", "multifactor:size_weight=0s,priority_step=0s,fair_share_weight=0s")
+		"--policy", "multifactor:size_weight=0s,priority_step=0s,fair_share_weight=0s", "--policy", "multifactor:sim.preemptible=50%,sim.checkpoint=30m",
+		"--policy", "multifactor:sim.limits=none,sim.history=true,sim.progress=10%,sim.depth=2,sim.kill=true,sim.no-fair-share=true,sim.shares=true")
 	if code != 0 {
 		t.Fatal(code, stderr)
 	}
 	var got struct {
 		Results []struct {
 			Name    string
-			Figures []struct{ Mean float64 }
+			Figures []struct {
+				Key  string
+				Mean float64
+			}
 		}
 	}
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatal(err)
+	}
+	for i, r := range got.Results {
+		for _, f := range r.Figures {
+			if f.Key == "preemptions" && (f.Mean > 0) != (i == 3) {
+				t.Errorf("%s: %f preemptions", r.Name, f.Mean)
+			}
+		}
 	}
 	easy, strict, plain := got.Results[0].Figures[0].Mean, got.Results[1].Figures[0].Mean, got.Results[2].Figures[0].Mean
 	if easy >= strict || easy != plain {
@@ -152,6 +163,10 @@ func TestUsage(t *testing.T) {
 		"unknown sim":        {[]string{"--trace", "hpc2n.csv", "--set", "sim.speed=1"}, "--set sim.speed: unknown; there are sim.limits, sim.kill"},
 		"bad sim":            {[]string{"--trace", "hpc2n.csv", "--set", "sim.depth=0"}, `--set sim.depth: "0" is not a whole number from 1 to 1000`},
 		"bad progress":       {[]string{"--trace", "hpc2n.csv", "--progress", "120%"}, `--progress: "120%" is not a share`},
+		"bad checkpoint":     {[]string{"--trace", "hpc2n.csv", "--checkpoint", "often"}, `--checkpoint: "often" is not a time from 1s to a year`},
+		"bad preemptible":    {[]string{"--trace", "hpc2n.csv", "--set", "sim.preemptible=all"}, `--set sim.preemptible: "all" is not a share`},
+		"bad budget":         {[]string{"--trace", "hpc2n.csv", "--preempt-budget", "-1"}, `--preempt-budget: "-1" is not a whole number from 0 to 1000`},
+		"no such plugin":     {[]string{"--trace", "hpc2n.csv", "--preempt-policy", "./nothing"}, "--preempt-policy: stat ./nothing: no such file or directory"},
 		"bad limits":         {[]string{"--trace", "hpc2n.csv", "--limits", "some"}, `--limits: "some": unknown; use synthetic, own or none`},
 		"bad model":          {[]string{"--trace", "hpc2n.csv", "--model", "x"}, `--model "x": unknown; use fettle or reference`},
 		"reference settings": {[]string{"--trace", "hpc2n.csv", "--model", "reference", "--set", "a=b"}, "--set a: the reference model's policies have no settings"},

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -37,6 +38,9 @@ const simPrefix = "sim."
 type simulation struct {
 	limits trace.Limits
 	replay replay.Config
+	// preemptible is the share of the jobs that may be stopped, below 0 when nothing is.
+	preemptible float64
+	preemption  replay.Preemption
 }
 
 // simOption is an option of the simulation: a flag for all policies, or a setting of one.
@@ -65,12 +69,9 @@ var simOptions = []simOption{
 		name: "depth", standard: "1",
 		usage: "give the first `N` blocked jobs of each class of GPUs a reservation",
 		set: func(s *simulation, value string) error {
-			n, err := strconv.Atoi(value)
-			if err != nil || n < 1 || n > 1000 {
-				return fmt.Errorf("%q is not a whole number from 1 to 1000", value)
-			}
+			n, err := whole(value, 1, 1000)
 			s.replay.Depth = n
-			return nil
+			return err
 		},
 	},
 	{
@@ -101,6 +102,98 @@ var simOptions = []simOption{
 		usage: "jobs that ask for a part of a card share it",
 		set:   onOff(func(s *simulation, on bool) { s.replay.Shares = on }),
 	},
+	{
+		name: "preemptible", standard: "off",
+		usage: "every job may have others stopped for it, and this `SHARE` of the jobs may be stopped (25% for instance, or off)",
+		set: func(s *simulation, value string) (err error) {
+			s.preemptible, err = share(value, -1)
+			return err
+		},
+	},
+	{
+		name: "checkpoint", standard: "request",
+		usage: "jobs save what they did when they are asked to (request), or every `TIME` (30m for instance)",
+		set: func(s *simulation, value string) (err error) {
+			if value == "request" {
+				s.preemption.CheckpointS = 0
+				return nil
+			}
+			s.preemption.CheckpointS, err = seconds(value, 1)
+			return err
+		},
+	},
+	{
+		name: "restart", standard: "2m",
+		usage: "coming back after a stop costs `TIME`",
+		set: func(s *simulation, value string) (err error) {
+			s.preemption.RestartS, err = seconds(value, 1)
+			return err
+		},
+	},
+	{
+		name: "min-run", standard: "10m",
+		usage: "nothing is stopped in the first `TIME` of a run",
+		set: func(s *simulation, value string) (err error) {
+			s.preemption.MinRunS, err = seconds(value, 0)
+			return err
+		},
+	},
+	{
+		name: "max-loss", standard: "10%",
+		usage: "nothing is stopped that would lose more than this `SHARE` of its run",
+		set: func(s *simulation, value string) (err error) {
+			s.preemption.MaxLoss, err = share(value, 1)
+			return err
+		},
+	},
+	{
+		name: "preempt-budget", standard: "0",
+		usage: "a job is stopped at most `N` times; 0: as often as it comes",
+		set: func(s *simulation, value string) error {
+			n, err := whole(value, 0, 1000)
+			s.preemption.Budget = uint32(n)
+			return err
+		},
+	},
+	{
+		name: "priority-gap", standard: "0",
+		usage: "jobs are stopped only for others that are `N` steps of priority more urgent; 0: the order of the queue alone decides",
+		set: func(s *simulation, value string) error {
+			n, err := whole(value, 0, 9)
+			s.preemption.PriorityGap = uint32(n)
+			return err
+		},
+	},
+	{
+		name:  "preempt-policy",
+		usage: "`PATH` of a plugin that picks whom to stop; by default fettle's own choice of the least lost work, in this process",
+		set: func(s *simulation, value string) error {
+			if value != "" {
+				if _, err := os.Stat(value); err != nil {
+					return err
+				}
+			}
+			s.preemption.Plugin = value
+			return nil
+		},
+	},
+}
+
+// seconds reads a time span of at least so many seconds.
+func seconds(text string, least int64) (int64, error) {
+	d, err := time.ParseDuration(text)
+	if s := int64(d / time.Second); err == nil && s >= least && s <= 365*24*3600 {
+		return s, nil
+	}
+	return 0, fmt.Errorf("%q is not a time from %ds to a year: write it like 90s or 2h", text, least)
+}
+
+func whole(text string, least, most int) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < least || n > most {
+		return 0, fmt.Errorf("%q is not a whole number from %d to %d", text, least, most)
+	}
+	return n, nil
 }
 
 func onOff(set func(s *simulation, on bool)) func(*simulation, string) error {
@@ -254,6 +347,10 @@ func simulationOf(c *cli.Context, set map[string]string) (*simulation, error) {
 		if strings.HasPrefix(key, simPrefix) {
 			return nil, usagef("--set %s: unknown; there are %s", key, simNames())
 		}
+	}
+	if sim.preemptible >= 0 {
+		sim.preemption.Share = sim.preemptible
+		sim.replay.Preemption = &sim.preemption
 	}
 	return sim, nil
 }

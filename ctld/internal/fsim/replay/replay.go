@@ -11,6 +11,7 @@ import (
 	"container/heap"
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -52,6 +53,8 @@ type Config struct {
 	History bool
 	// FairShare counts what projects use.
 	FairShare bool
+	// Preemption, nil: off.
+	Preemption *Preemption
 }
 
 // epochMS is when a workload begins, in Unix milliseconds: 2020-01-01.
@@ -81,8 +84,22 @@ type job struct {
 	// estimateS is how long such jobs usually run, safeS how long nine of ten do at most; 0 when nobody knows.
 	estimateS, safeS int64
 	account          *account
-	// started says that it ran before, dirty that the policy has to be asked about it.
-	started, dirty bool
+	// started says that it ran before, dirty that the policy has to be asked about it, soft that it may be stopped for others.
+	started, dirty, soft bool
+	preempted            uint32
+	// claim is what was freed for it.
+	claim []*fettlev1.NodeAllocation
+}
+
+// ranS is how long it runs now, since its last start.
+func (j *job) ranS(nowS int64) int64 { return nowS - j.startS }
+
+// workedS is how much of its work it has done so far.
+func (j *job) workedS(nowS int64) int64 {
+	if !j.running {
+		return j.doneS
+	}
+	return j.doneS + max(0, j.ranS(nowS)-j.owedS)
 }
 
 // leftS is how long it still runs, undisturbed.
@@ -130,11 +147,12 @@ type engine struct {
 	told []telling
 	// changed and removed are what the policy has not heard of.
 	changed  []*job
-	removed  []uint64
+	removed  map[uint64]bool
 	columns  policy.Columns
 	outcomes []metrics.Outcome
 	meter    *metrics.Meter
 	passMS   []float64
+	preempt  *preemptor
 }
 
 // Run simulates a workload, whose jobs are in order of arrival. It calls progress, which may be nil, now and then with the
@@ -145,9 +163,12 @@ func Run(ctx context.Context, nodes trace.Cluster, jobs []trace.Job, cfg Config,
 		return nil, err
 	}
 	defer scorer.Close()
-	e, err := newEngine(nodes, jobs, cfg, scorer)
-	if err != nil {
-		return nil, err
+	e := newEngine(nodes, jobs, cfg, scorer)
+	if cfg.Preemption != nil {
+		if e.preempt, err = newPreemptor(ctx, cfg.Preemption); err != nil {
+			return nil, err
+		}
+		defer e.preempt.close()
 	}
 	for events := 0; e.next(); events++ {
 		if events%progressEvery == 0 {
@@ -183,14 +204,17 @@ func id(at int) uint64 { return uint64(at) + 1 }
 
 func ms(s int64) int64 { return epochMS + s*1000 }
 
-func newEngine(nodes trace.Cluster, jobs []trace.Job, cfg Config, scorer Scorer) (*engine, error) {
+func newEngine(nodes trace.Cluster, jobs []trace.Job, cfg Config, scorer Scorer) *engine {
 	e := &engine{
 		cfg: cfg, scorer: scorer, jobs: make([]job, len(jobs)), waiting: map[uint64]*job{}, wakeS: math.MaxInt64,
-		outcomes: make([]metrics.Outcome, len(jobs)), history: newHistory(),
-		planner: sched.NewPlanner(sched.Options{MaxPlacements: -1, Depth: cfg.Depth, NoWaits: true}),
+		outcomes: make([]metrics.Outcome, len(jobs)), history: newHistory(), removed: map[uint64]bool{}, usage: newUsage(jobs),
 	}
-	e.usage = newUsage(jobs)
-	e.planner.SetPolicy(sched.Policy{Partitions: []sched.Partition{{Name: partition}}})
+	options, part := sched.Options{MaxPlacements: -1, Depth: cfg.Depth, NoWaits: true}, sched.Partition{Name: partition}
+	if cfg.Preemption != nil {
+		cfg.Preemption.rules(&options, &part)
+	}
+	e.planner = sched.NewPlanner(options)
+	e.planner.SetPolicy(sched.Policy{Partitions: []sched.Partition{part}})
 	if cfg.Shares {
 		e.planner.Cluster().HeadroomMiB = 0
 	}
@@ -204,7 +228,7 @@ func newEngine(nodes trace.Cluster, jobs []trace.Job, cfg Config, scorer Scorer)
 	for i := range jobs {
 		t := &jobs[i]
 		j := &e.jobs[i]
-		*j = job{Job: t, at: i, needs: wants.of(t), account: e.usage.of(t)}
+		*j = job{Job: t, at: i, needs: wants.of(t), account: e.usage.of(t), soft: cfg.Preemption.stops(t.Row)}
 		if _, known := fits[j.needs]; !known {
 			fits[j.needs] = e.fitsEmpty(j.needs)
 		}
@@ -218,7 +242,7 @@ func newEngine(nodes trace.Cluster, jobs []trace.Job, cfg Config, scorer Scorer)
 		first, last = jobs[0].SubmitS, jobs[len(jobs)-1].SubmitS
 	}
 	e.meter = metrics.NewMeter(first, last, nodes.GPUs())
-	return e, nil
+	return e
 }
 
 // fitsEmpty reports whether the empty cluster could hold a job that needs that.
@@ -289,9 +313,14 @@ func (e *engine) finish(j *job) {
 	o := &e.outcomes[j.at]
 	o.EndS = e.now
 	o.Killed = e.kills(j)
+	o.LostGPUS += int64(j.GPUs) * j.owedS
 	e.history.add(j.Job, e.now-j.startS)
 	e.planner.Remove(id(j.at))
+	e.forget(j)
 }
+
+// forget has the policy told that a job is none of its business any more.
+func (e *engine) forget(j *job) { e.removed[id(j.at)] = true }
 
 // kills reports whether a job ends at its limit before it is done.
 func (e *engine) kills(j *job) bool { return e.cfg.Kill && j.LimitS > 0 && j.LimitS < j.DurationS }
@@ -316,10 +345,18 @@ func (e *engine) cycle(ctx context.Context) error {
 	if err := e.score(ctx); err != nil {
 		return err
 	}
-	for {
+	if err := e.rekey(ctx); err != nil {
+		return err
+	}
+	for again := true; again; {
 		began := time.Now()
 		plan := e.planner.Plan(ms(e.now))
 		e.passMS = append(e.passMS, float64(time.Since(began).Nanoseconds())/1e6)
+		again = plan.More
+		moves, err := e.victims(ctx, &plan)
+		if err != nil {
+			return err
+		}
 		for i := range plan.Placements {
 			p := &plan.Placements[i]
 			if e.cfg.Strict && p.Backfilled {
@@ -327,11 +364,15 @@ func (e *engine) cycle(ctx context.Context) error {
 			}
 			e.start(e.waiting[p.Job], p.Allocs)
 		}
+		if len(moves) > 0 {
+			e.makeRoom(moves)
+			if err := e.score(ctx); err != nil {
+				return err
+			}
+			again = true
+		}
 		if wake := plan.WakeMS; wake > 0 {
 			e.wakeS = min(e.wakeS, max(e.now+1, (wake-epochMS+999)/1000))
-		}
-		if !plan.More {
-			break
 		}
 	}
 	e.meter.Set(e.now, metrics.Level{Used: e.floor.used, Frag: e.floor.partly, Queued: len(e.waiting)})
@@ -346,35 +387,54 @@ func (e *engine) score(ctx context.Context) error {
 	e.columns.Reset()
 	slices.SortFunc(e.changed, func(a, b *job) int { return cmp.Compare(a.at, b.at) })
 	for _, j := range e.changed {
+		delete(e.removed, id(j.at))
 		e.columns.Append(e.policyJob(j))
 	}
-	ids, scores, err := e.scorer.Score(ctx, ms(e.now), &e.columns, e.removed)
+	ids, scores, err := e.scorer.Score(ctx, ms(e.now), &e.columns, slices.Sorted(maps.Keys(e.removed)))
 	if err != nil {
 		return err
 	}
 	for i, id := range ids {
-		j := e.waiting[id]
-		if j == nil {
-			continue
+		if id == 0 || id > uint64(len(e.jobs)) {
+			return fmt.Errorf("the policy scores job %d, of which it was not told", id)
 		}
-		j.score, j.dirty = scores[i], false
-		if _, known := e.planner.Job(id); known {
-			e.planner.SetScore(id, j.score)
-		} else {
-			e.planner.SetJob(e.plannerJob(j))
-		}
+		e.scored(&e.jobs[id-1], scores[i])
 	}
 	clear(e.changed)
-	e.changed, e.removed = e.changed[:0], e.removed[:0]
+	clear(e.removed)
+	e.changed = e.changed[:0]
 	return nil
 }
 
-// policyJob is what the policy is told of a waiting job.
-func (e *engine) policyJob(j *job) policy.Job {
-	return policy.Job{
-		ID: id(j.at), Priority: j.Priority, EligibleMS: ms(j.SubmitS), Size: uint32(j.GPUs), TimeLimitS: j.LimitS, User: j.User,
-		Project: j.Project(), Partition: partition, EstimateS: j.estimateS, RunS: j.doneS, Account: j.account.shares,
+// scored puts a job's score into the planner.
+func (e *engine) scored(j *job, score int64) {
+	same := j.score == score
+	j.score, j.dirty = score, false
+	switch {
+	case j.running:
+		if e.cfg.Preemption != nil {
+			e.planner.SetRunning(e.plannerRunning(j))
+		}
+	case e.waiting[id(j.at)] == nil:
+	default:
+		if _, known := e.planner.Job(id(j.at)); !known {
+			e.planner.SetJob(e.plannerJob(j))
+		} else if !same {
+			e.planner.SetScore(id(j.at), score)
+		}
 	}
+}
+
+// policyJob is what the policy is told of a job.
+func (e *engine) policyJob(j *job) policy.Job {
+	p := policy.Job{
+		ID: id(j.at), Priority: j.Priority, EligibleMS: ms(j.SubmitS), Size: uint32(j.GPUs), TimeLimitS: j.LimitS, User: j.User,
+		Project: j.Project(), Partition: partition, EstimateS: j.estimateS, RunS: j.workedS(e.now), Running: j.running, Account: j.account.shares,
+	}
+	if j.running && j.predictedS > e.now && e.cfg.Progress >= 0 {
+		p.RemainingS = j.predictedS - e.now
+	}
+	return p
 }
 
 // plannerJob is what the planner is told of a waiting job.
@@ -382,6 +442,7 @@ func (e *engine) plannerJob(j *job) sched.Job {
 	return sched.Job{
 		ID: id(j.at), Score: j.score, Needs: j.needs, User: j.User, Project: j.Project(), Priority: j.Priority,
 		SubmitMS: ms(j.SubmitS), EligibleMS: ms(j.SubmitS), LimitS: e.limitS(j), EstimateS: j.estimateS, SafeS: j.safeS,
+		Preempt: e.cfg.Preemption != nil, NoPreemptible: !j.soft, Claim: j.claim,
 	}
 }
 
@@ -396,8 +457,8 @@ func (e *engine) limitS(j *job) int64 {
 // start gives a job its GPUs.
 func (e *engine) start(j *job, allocs []*fettlev1.NodeAllocation) {
 	delete(e.waiting, id(j.at))
-	e.removed = append(e.removed, id(j.at))
-	j.running, j.allocs, j.startS = true, allocs, e.now
+	e.forget(j)
+	j.running, j.allocs, j.startS, j.claim = true, allocs, e.now, nil
 	if !j.started {
 		j.started = true
 		e.outcomes[j.at].StartS = e.now
@@ -422,7 +483,10 @@ func (e *engine) start(j *job, allocs []*fettlev1.NodeAllocation) {
 func (e *engine) plannerRunning(j *job) sched.Running {
 	r := sched.Running{
 		ID: id(j.at), Allocs: j.allocs, User: j.User, Project: j.Project(), Partition: partition, Priority: j.Priority, Score: j.score,
-		StartMS: ms(j.startS), LimitS: e.limitS(j),
+		StartMS: ms(j.startS), LimitS: e.limitS(j), Fixed: !j.soft, Preempted: j.preempted,
+	}
+	if e.cfg.Preemption != nil {
+		e.cfg.Preemption.describe(&r, j, e.now)
 	}
 	if j.predictedS > 0 {
 		r.PredictedEndMS = ms(j.predictedS)

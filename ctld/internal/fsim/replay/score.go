@@ -2,8 +2,6 @@ package replay
 
 import (
 	"context"
-	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -49,11 +47,7 @@ func Plugin(path string, settings map[string]string) func(context.Context) (Scor
 			return nil, err
 		}
 		s, err := host.NewScheduling(ctx, host.SchedulingConfig{
-			Plugin: host.Config{
-				Path: path, SocketDir: filepath.Join(dir, "s"), Settings: settings, CallTimeout: callTimeout,
-				// What fails once would fail again: there is no other policy to go on with.
-				Restart: host.RestartLimits{Count: 1, MinBackoff: time.Millisecond}, Logger: slog.New(slog.DiscardHandler),
-			},
+			Plugin:  pluginConfig(path, dir, settings),
 			Builtin: policy.Defaults(),
 		})
 		if err != nil {
@@ -87,7 +81,7 @@ func (p *plugin) Score(ctx context.Context, nowMS int64, changed *policy.Columns
 		return nil, nil, err
 	}
 	if source.Builtin {
-		return nil, nil, fmt.Errorf("plugin %s does not answer: %s", p.path, source.Reason)
+		return nil, nil, errSilent{p.path, source.Reason}
 	}
 	if !p.begun {
 		p.begun = true
