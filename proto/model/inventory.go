@@ -38,6 +38,9 @@ func ValidateInventory(inv *fettlev1.Inventory) *FieldError {
 	case proto.Size(inv) > MaxInventoryBytes:
 		return invalid("inventory", "is larger than "+strconv.Itoa(MaxInventoryBytes)+" bytes", "shorten its texts")
 	}
+	if err := checkFeatures(inv); err != nil {
+		return err
+	}
 	uuids := make(map[string]bool, len(inv.GetGpus()))
 	indexes := make(map[uint32]bool, len(inv.GetGpus()))
 	for _, g := range inv.GetGpus() {
@@ -59,4 +62,25 @@ func ValidateInventory(inv *fettlev1.Inventory) *FieldError {
 		}
 	}
 	return nil
+}
+
+// checkFeatures checks the words that constraints refer to, and the switch.
+func checkFeatures(inv *fettlev1.Inventory) *FieldError {
+	if len(inv.GetFeatures()) > MaxFeatures {
+		return invalid("inventory.features", "more than "+strconv.Itoa(MaxFeatures), "declare fewer")
+	}
+	seen := make(map[string]bool, len(inv.GetFeatures()))
+	for _, f := range inv.GetFeatures() {
+		plain, err := gres.ParseFeature(f)
+		switch {
+		case err != nil:
+			return fromGres("inventory.features", err)
+		case plain != f:
+			return invalid("inventory.features", quote(f)+" is not in its plain form", "use "+plain)
+		case seen[f]:
+			return invalid("inventory.features", quote(f)+" is listed twice", "list each once")
+		}
+		seen[f] = true
+	}
+	return checkText("inventory.switch_name", inv.GetSwitchName(), MaxName)
 }

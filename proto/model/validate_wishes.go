@@ -8,10 +8,12 @@ import (
 	"github.com/fettle-hpc/fettle/proto/gres"
 )
 
-// MaxReservation bounds a reservation's name in bytes, MaxVRAMMiB a share of one GPU's memory: 16 TiB.
+// MaxReservation bounds a reservation's name in bytes, MaxVRAMMiB a share of one GPU's memory: 16 TiB. MaxFeatures bounds what
+// a node may declare.
 const (
 	MaxReservation = 64
 	MaxVRAMMiB     = 16 << 20
+	MaxFeatures    = 256
 )
 
 // GPUChoices returns what would do on each node, the preferred first; nil when the job asks for no GPUs, or for GPUs in all.

@@ -173,3 +173,20 @@ func TestDependencyTexts(t *testing.T) {
 		t.Error("a kind of a newer version has no text")
 	}
 }
+
+func TestValidateFeatures(t *testing.T) {
+	t.Parallel()
+	for line, inv := range map[string]*fettlev1.Inventory{
+		"": {Cpus: 1, Features: []string{"ib", "rack-1.b"}, SwitchName: "leaf 3"},
+		"inventory.features: more than 256; declare fewer":                                                                        {Cpus: 1, Features: make([]string, 257)},
+		`inventory.features: "IB" is not in its plain form; use ib`:                                                               {Cpus: 1, Features: []string{"IB"}},
+		`inventory.features: "ib" is listed twice; list each once`:                                                                {Cpus: 1, Features: []string{"ib", "ib"}},
+		"inventory.switch_name: holds a control character; use plain text on one line":                                            {Cpus: 1, SwitchName: "a\n"},
+		`inventory.features: "a&b" a feature may not hold "&"; use letters, digits, dots, dashes and underscores, for example ib`: {Cpus: 1, Features: []string{"a&b"}},
+	} {
+		err := ValidateInventory(inv)
+		if line == "" && err != nil || line != "" && (err == nil || err.Error() != line) {
+			t.Errorf("got %v, want %s", err, line)
+		}
+	}
+}
