@@ -29,6 +29,7 @@ func newClient(s *sim) *client {
 var user = &raftlogv1.Actor{User: "ada", Uid: 1000, Gid: 1000}
 
 func (c *client) start() {
+	c.startTenancy()
 	for i := range c.sim.cfg.Jobs {
 		c.sim.after(c.sim.between(0, c.sim.cfg.FaultMS*3/4), func() { c.submit(fmt.Sprintf("req-%d", i), c.spec(i)) })
 	}
@@ -48,6 +49,7 @@ func (c *client) spec(i int) *fettlev1.JobSpec {
 		spec.Nodes = 2
 	}
 	c.link(spec)
+	c.tenant(spec)
 	model.NormalizeSpec(spec)
 	return spec
 }

@@ -257,13 +257,15 @@ func (c *controller) plan() {
 	now := c.wallMS()
 	c.follow(snap, now)
 	p := c.feed.Planner().Plan(now)
-	if len(p.Placements) == 0 {
+	op := &raftlogv1.ApplyPlan{Term: c.term, Placements: leader.Placements(snap, &p), Ledger: true}
+	c.room(snap, &p, op)
+	if len(op.Placements)+len(op.Preemptions)+len(op.DropClaims) == 0 || c.sim.violation != nil {
 		return
 	}
 	// Now and then the planner does not wait for its plan and works on a state that is behind.
 	c.planning = !c.sim.chance(0.3)
 	gen, term := c.gen, c.term
-	c.sim.propose(c, &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: &raftlogv1.ApplyPlan{Term: term, Placements: leader.Placements(snap, &p), Ledger: true}}},
+	c.sim.propose(c, &raftlogv1.Entry{Op: &raftlogv1.Entry_Plan{Plan: op}},
 		func(*fsm.Result, bool) {
 			if c.gen == gen && c.term == term {
 				c.planning = false

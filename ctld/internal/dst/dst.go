@@ -45,7 +45,7 @@ func (v *Violation) Error() string {
 
 // Stats counts what a run went through.
 type Stats struct {
-	Entries, Elections, Crashes, Reboots, Breaks, Started, Finished int
+	Entries, Elections, Crashes, Reboots, Breaks, Started, Finished, Preempted int
 }
 
 // Protocol times of the simulated cluster, in milliseconds: short, so that a minute of faults sees leases run out.
@@ -134,13 +134,16 @@ type sim struct {
 	lost   *node
 	healed int64
 
+	// stopped counts how often each job was ended for another.
+	stopped map[uint64]uint32
+
 	stats     Stats
 	violation error
 	trace     []string
 }
 
 func newSim(cfg Config) *sim {
-	s := &sim{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x66657474)), leader: -1, faults: true}
+	s := &sim{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x66657474)), leader: -1, faults: true, stopped: map[uint64]uint32{}}
 	store := state.New("sim")
 	s.ref = fsm.New(store, fsm.Config{Fatal: func(code int, msg string) { s.fail("reference replica: exit %d: %s", code, msg) }})
 	s.refSub = store.Subscribe(1 << 12)
@@ -369,6 +372,7 @@ func (s *sim) applyRef() {
 				s.checkJob(before.Job(id), after.Job(id), id)
 			}
 			s.checkNodes(after)
+			s.checkTenancy(before, after, set.Jobs)
 		default:
 			drained = true
 		}

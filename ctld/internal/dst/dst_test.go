@@ -76,6 +76,7 @@ func (s Stats) plus(o Stats) Stats {
 	return Stats{
 		Entries: s.Entries + o.Entries, Elections: s.Elections + o.Elections, Crashes: s.Crashes + o.Crashes, Reboots: s.Reboots + o.Reboots,
 		Breaks: s.Breaks + o.Breaks, Started: s.Started + o.Started, Finished: s.Finished + o.Finished,
+		Preempted: s.Preempted + o.Preempted,
 	}
 }
 
