@@ -48,7 +48,7 @@ func setReservation(t *state.Txn, a *raftlogv1.Actor, op *fettlev1.SetReservatio
 	if err != nil {
 		return err
 	}
-	if r.GetGpus() > 0 {
+	if r.GetGpus() > 0 && !keepPicked(t, r, others) {
 		if err := pickGPUs(t, r, others); err != nil {
 			return err
 		}
@@ -84,6 +84,22 @@ func otherReservations(t *state.Txn, name string) ([]*state.Reservation, *model.
 		return nil, &model.FieldError{Kind: model.Exhausted, Field: "reservation", Problem: fmt.Sprintf("there are %d, the limit", len(others)), Remedy: "remove some"}
 	}
 	return others, nil
+}
+
+// keepPicked leaves a reservation that is changed its GPUs, when it asks for as many of the same kind and they are free of
+// other reservations in its new time: jobs may run in it.
+func keepPicked(t *state.Txn, r *fettlev1.Reservation, others []*state.Reservation) bool {
+	old := t.Reservation(r.GetName())
+	if old == nil || old.GetGpus() != r.GetGpus() || old.GetGpuType() != r.GetGpuType() || old.GetPartition() != r.GetPartition() {
+		return false
+	}
+	r.Picked = old.GetPicked()
+	c, err := state.CompileReservation(r)
+	if err == nil && !slices.ContainsFunc(others, func(o *state.Reservation) bool { return c.Overlaps(o) != "" }) {
+		return true
+	}
+	r.Picked = nil
+	return false
 }
 
 // picking is what a node has for a reservation of GPUs: those whose holders are over by its start, and the others.
@@ -148,7 +164,7 @@ func pickingOf(t *state.Txn, n *state.Node, r *fettlev1.Reservation, others []*s
 		}
 		clean := true
 		for _, h := range n.Held {
-			if h.UUID == g.GetUuid() && staysIn(t, h.JobID, r.GetStartMs()) {
+			if h.UUID == g.GetUuid() && staysIn(t, h.JobID, r) {
 				clean = false
 			}
 		}
@@ -161,13 +177,10 @@ func pickingOf(t *state.Txn, n *state.Node, r *fettlev1.Reservation, others []*s
 	return p
 }
 
-// staysIn reports whether a running job need not be over at that time.
-func staysIn(t *state.Txn, id uint64, atMS int64) bool {
+// staysIn reports whether a running job that is not in the reservation need not be over when it begins.
+func staysIn(t *state.Txn, id uint64, r *fettlev1.Reservation) bool {
 	j := t.Job(id)
-	if j == nil || !j.Active() {
-		return false
-	}
-	return MayRunAt(j, atMS)
+	return j != nil && j.Active() && j.Spec.GetReservation() != r.GetName() && MayRunAt(j, r.GetStartMs())
 }
 
 // MayRunAt reports whether an active job need not be over at that time of the log's clock.

@@ -122,4 +122,13 @@ func TestReservedGPUs(t *testing.T) {
 	r.dispatch(id, part(one, "n1", 3))
 	cpu := script(1, 1, 0)
 	r.dispatch(r.submit(clone(cpu)), part(cpu, "n2"))
+	// Another time leaves it its GPUs, whoever came to hold others; another number does not.
+	r.ok(reserveOp(&fettlev1.Reservation{Name: "course", Gpus: 5, GpuType: "h100", StartMs: r.now + 7_200_000, Users: []string{"*"}}))
+	if again := r.snap().Reservation("course").GetPicked(); len(again) != 2 || again[0].GetGpuUuids()[0] != "GPU-n1-2" {
+		t.Errorf("picked %v after a change of time", again)
+	}
+	r.ok(reserveOp(&fettlev1.Reservation{Name: "course", Gpus: 2, GpuType: "h100", StartMs: r.now + 7_200_000}))
+	if again := r.snap().Reservation("course").GetPicked(); len(again) != 1 || again[0].GetNode() != "n2" {
+		t.Errorf("picked %v after a change of number", again)
+	}
 }
