@@ -46,7 +46,7 @@ type Config struct {
 	// counts as used by something else. Default 1G; 0 lets any amount pass.
 	GPUIdleMemory string `toml:"gpu_idle_memory"`
 	// VRAMTolerance and VRAMTolerancePercent are how far a job may go above its share of a GPU's memory; the larger counts.
-	// 512M and 10 by default.
+	// 1G and 10 by default.
 	VRAMTolerance        string  `toml:"vram_tolerance"`
 	VRAMTolerancePercent *uint32 `toml:"vram_tolerance_percent"`
 	// CPUs offered; those of the machine by default.
@@ -82,7 +82,8 @@ const (
 	defaultGPUReadings          = 5 * time.Second
 	minGPUReadings              = 100 * time.Millisecond
 	defaultGPUIdleMemory        = "1G"
-	defaultVRAMTolerance        = "512M"
+	// A CUDA context with its libraries takes some 600 MiB of the memory that the driver counts for a process.
+	defaultVRAMTolerance        = "1G"
 	defaultVRAMTolerancePercent = 10
 	maxVRAMTolerancePercent     = 1000
 	// maxFeatures bounds the features of a node.

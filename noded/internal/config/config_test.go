@@ -33,7 +33,7 @@ func TestDefaults(t *testing.T) {
 func TestGPUsAndPlace(t *testing.T) {
 	t.Parallel()
 	c, err := Parse([]byte(good))
-	if err != nil || c.ReadingsEvery() != 5*time.Second || c.VRAMToleranceMiB != 512 || c.GPUIdleMiB != 1024 || c.TolerancePercent() != 10 || c.GPUMemoryMiB != 0 {
+	if err != nil || c.ReadingsEvery() != 5*time.Second || c.VRAMToleranceMiB != 1024 || c.GPUIdleMiB != 1024 || c.TolerancePercent() != 10 || c.GPUMemoryMiB != 0 {
 		t.Errorf("%+v, %v", c, err)
 	}
 	c, err = Parse([]byte(good + `
@@ -42,11 +42,11 @@ gpu_memory = "94G"
 features = ["IB", "nvme-2"]
 switch = "Leaf1"
 gpu_readings = "500ms"
-vram_tolerance = "1G"
+vram_tolerance = "2G"
 vram_tolerance_percent = 0
 `))
 	if err != nil || c.GPUMemoryMiB != 94<<10 || !slices.Equal(c.Features, []string{"ib", "nvme-2"}) || c.Switch != "leaf1" ||
-		c.ReadingsEvery() != 500*time.Millisecond || c.VRAMToleranceMiB != 1024 || c.TolerancePercent() != 0 {
+		c.ReadingsEvery() != 500*time.Millisecond || c.VRAMToleranceMiB != 2048 || c.TolerancePercent() != 0 {
 		t.Errorf("%+v, %v", c, err)
 	}
 }
