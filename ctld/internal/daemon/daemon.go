@@ -133,8 +133,10 @@ func (d *daemon) assemble() {
 	})
 	d.scheduler = leader.NewScheduler(leader.SchedulerConfig{
 		Store: d.state, Log: d.logWriter, Scorer: d.plugins, Connected: d.nodes.Connected, Logger: d.log, Now: d.clock.Now,
+		Remaining: d.remaining, BusyOutside: d.busyOutside,
 	})
 	d.nodes.OnConnectivity(d.scheduler.Wake)
+	d.nodes.OnBusyOutside(d.scheduler.NodeChanged)
 	d.keeper = &leader.Keeper{
 		Store: d.state, Log: d.logWriter, Logger: d.log, Now: d.clock.Now,
 		Retention:  leader.Retention{MaxAge: time.Duration(d.cfg.Retention.MaxAge), MaxJobs: d.cfg.Retention.MaxJobs},
@@ -146,6 +148,24 @@ func (d *daemon) assemble() {
 		Dial: d.dialer.dial, Logger: d.log, Now: d.clock.Now, Started: d.started,
 		NodeLeaseMS: times.GrantedLeaseMS(),
 	})
+}
+
+// remaining is how many seconds an attempt has to go by its own progress, -1 when it does not say.
+func (d *daemon) remaining(job uint64, attempt uint32) int64 {
+	p := d.nodes.Progress(job)
+	if p == nil || p.GetAttempt() != attempt || p.GetTotalSteps() == 0 {
+		return -1
+	}
+	return p.GetRemainingS()
+}
+
+// busyOutside are the cards of a node that something outside of jobs uses.
+func (d *daemon) busyOutside(node string) []string {
+	var uuids []string
+	for _, g := range d.nodes.NodeBusyOutside(node) {
+		uuids = append(uuids, g.UUID)
+	}
+	return uuids
 }
 
 // checkpoint is this replica's index and state hash, for the others to compare theirs with.

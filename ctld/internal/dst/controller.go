@@ -12,7 +12,6 @@ import (
 
 	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
 	"github.com/fettle-hpc/fettle/ctld/internal/leader"
-	"github.com/fettle-hpc/fettle/ctld/internal/sched"
 	"github.com/fettle-hpc/fettle/ctld/internal/session"
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
 	"github.com/fettle-hpc/fettle/plugins/policy"
@@ -276,7 +275,7 @@ func (c *controller) plan() {
 // follow tells the planner what changed, as the leader's scheduler does.
 func (c *controller) follow(snap *state.Snapshot, now int64) {
 	if c.feed == nil {
-		c.feed = leader.NewFeed(sched.Options{}, nil)
+		c.feed = leader.NewFeed(leader.FeedConfig{})
 		c.feed.Reset(snap, c.machine.Connected, now)
 	} else {
 		if c.policy {

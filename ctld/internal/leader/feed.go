@@ -1,6 +1,8 @@
 package leader
 
 import (
+	"slices"
+
 	"github.com/fettle-hpc/fettle/ctld/internal/sched"
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
@@ -17,11 +19,20 @@ type Feed struct {
 	connected map[string]bool
 	// windows are the scopes whose use of GPU-hours is bounded.
 	windows []window
-	// remaining says how many seconds a running job has to go, below 0 when it does not say; nil: none says. It is asked
-	// again for every job at askedMS and some time after.
-	remaining func(job uint64, attempt uint32) int64
-	askedMS   int64
-	scores    map[uint64]int64
+	cfg     FeedConfig
+	// askedMS is when running jobs were last asked how long they have to go.
+	askedMS  int64
+	scores   map[uint64]int64
+	forecast forecast
+}
+
+// FeedConfig is what a feed knows beside the job table; all of it is optional.
+type FeedConfig struct {
+	Options sched.Options
+	// Remaining says how many seconds a running job has to go, below 0 when it does not say.
+	Remaining func(job uint64, attempt uint32) int64
+	// BusyOutside are the cards of a node, by UUID, that something outside of jobs uses.
+	BusyOutside func(node string) []string
 }
 
 type window struct {
@@ -31,11 +42,8 @@ type window struct {
 }
 
 // NewFeed makes a feed with an empty planner: call Reset first.
-func NewFeed(opt sched.Options, remaining func(job uint64, attempt uint32) int64) *Feed {
-	return &Feed{
-		planner: sched.NewPlanner(opt), needs: map[*fettlev1.JobSpec]*sched.Needs{}, connected: map[string]bool{},
-		remaining: remaining, scores: map[uint64]int64{},
-	}
+func NewFeed(cfg FeedConfig) *Feed {
+	return &Feed{planner: sched.NewPlanner(cfg.Options), needs: map[*fettlev1.JobSpec]*sched.Needs{}, connected: map[string]bool{}, cfg: cfg, scores: map[uint64]int64{}}
 }
 
 // Planner is what is fed.
@@ -100,7 +108,13 @@ func (f *Feed) node(n *state.Node, connected func(node string) bool) {
 	}
 	up := connected == nil || connected(n.Name)
 	f.connected[n.Name] = up
-	f.planner.SetNode(sched.NodeOf(n, up, nil))
+	var busy func(uuid string) bool
+	if f.cfg.BusyOutside != nil {
+		if cards := f.cfg.BusyOutside(n.Name); len(cards) > 0 {
+			busy = func(uuid string) bool { return slices.Contains(cards, uuid) }
+		}
+	}
+	f.planner.SetNode(sched.NodeOf(n, up, busy))
 }
 
 // Pending says that a job may start, at a score.
@@ -125,8 +139,8 @@ func (f *Feed) Active(snap *state.Snapshot, j *state.Job, nowMS int64) {
 		f.scores[j.ID] = score
 	}
 	left := int64(-1)
-	if f.remaining != nil {
-		if s := f.remaining(j.ID, j.Attempt); s >= 0 {
+	if f.cfg.Remaining != nil {
+		if s := f.cfg.Remaining(j.ID, j.Attempt); s >= 0 {
 			left = s * 1000
 		}
 	}
@@ -151,7 +165,7 @@ func (f *Feed) Tick(snap *state.Snapshot, nowMS int64) {
 	for _, w := range f.windows {
 		f.planner.SetUsage(w.scope, snap.SpendOf(w.row).Within(nowMS, w.widthMS))
 	}
-	if f.remaining == nil || nowMS < f.askedMS+askEvery {
+	if f.cfg.Remaining == nil || nowMS < f.askedMS+askEvery {
 		return
 	}
 	f.askedMS = nowMS

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,9 @@ type SchedulerConfig struct {
 	// Remaining says how many seconds an attempt that runs has to go by its own progress, below 0 when it does not say;
 	// optional.
 	Remaining func(job uint64, attempt uint32) int64
+	// BusyOutside are the cards of a node, by UUID, that something outside of jobs uses; optional. NodeChanged tells that they
+	// changed.
+	BusyOutside func(node string) []string
 	// Victims picks who makes room for jobs that ask for it; optional: without it the built-in policy does.
 	Victims host.Selector
 	// Options of the planner; the zero value is the usual.
@@ -59,12 +63,21 @@ type Scheduler struct {
 	mu     sync.RWMutex
 	stats  stats
 	asked  asked
-	source atomic.Pointer[host.Source]
+	// questions are answered between cycles, until term is closed; nil when this controller does not lead.
+	questions chan func(*Feed, *state.Snapshot, int64)
+	term      atomic.Pointer[chan struct{}]
+	// stirred are nodes of which something changed that is not in the log; stirMu guards them.
+	stirMu  sync.Mutex
+	stirred map[string]bool
+	source  atomic.Pointer[host.Source]
 }
 
 // NewScheduler makes a scheduler that does nothing until Lead.
 func NewScheduler(cfg SchedulerConfig) *Scheduler {
-	return &Scheduler{cfg: cfg, wake: make(chan struct{}, 1), later: sched.NewQueue(), refused: map[uint64]refusal{}, scores: map[uint64]int64{}}
+	return &Scheduler{
+		cfg: cfg, wake: make(chan struct{}, 1), later: sched.NewQueue(), refused: map[uint64]refusal{}, scores: map[uint64]int64{},
+		questions: make(chan func(*Feed, *state.Snapshot, int64)), stirred: map[string]bool{},
+	}
 }
 
 // Wake asks for a cycle soon: something outside the log changed, such as a node's session.
@@ -73,6 +86,23 @@ func (s *Scheduler) Wake() {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// NodeChanged says that something of a node changed that is not in the log, such as what else runs on its cards.
+func (s *Scheduler) NodeChanged(node string) {
+	s.stirMu.Lock()
+	s.stirred[node] = true
+	s.stirMu.Unlock()
+	s.Wake()
+}
+
+// stir returns the nodes that NodeChanged named since.
+func (s *Scheduler) stir() []string {
+	s.stirMu.Lock()
+	defer s.stirMu.Unlock()
+	nodes := slices.Sorted(maps.Keys(s.stirred))
+	clear(s.stirred)
+	return nodes
 }
 
 // Waits are the newest cycle's findings; nil when this controller does not schedule.
@@ -111,6 +141,9 @@ func (s *Scheduler) Lead(ctx context.Context, term uint64) {
 	sub := s.cfg.Store.Subscribe(4096)
 	defer sub.Close()
 	defer s.forget()
+	over := make(chan struct{})
+	s.term.Store(&over)
+	defer func() { s.term.Store(nil); close(over) }()
 	changes := newChanges()
 	changes.resync()
 	timer := time.NewTimer(0)
@@ -124,6 +157,13 @@ func (s *Scheduler) Lead(ctx context.Context, term uint64) {
 			changes.add(set)
 		case <-s.wake:
 		case <-timer.C:
+		case q := <-s.questions:
+			if s.feed != nil {
+				q(s.feed, s.cfg.Store.Snapshot(), s.cfg.Now().UnixMilli())
+			} else {
+				q(nil, nil, 0)
+			}
+			continue
 		}
 		if pause := minGap - time.Since(last); pause > 0 {
 			select {
@@ -260,7 +300,7 @@ func (s *Scheduler) follow(ctx context.Context, snap *state.Snapshot, now int64,
 	var removed []uint64
 	reset := ch.all || s.feed == nil
 	if reset {
-		s.feed, s.later = NewFeed(s.cfg.Options, s.cfg.Remaining), sched.NewQueue()
+		s.feed, s.later = NewFeed(FeedConfig{Options: s.cfg.Options, Remaining: s.cfg.Remaining, BusyOutside: s.cfg.BusyOutside}), sched.NewQueue()
 		clear(s.refused)
 		s.feed.Reset(snap, connected, now)
 		for j := range snap.Pending {
@@ -272,7 +312,7 @@ func (s *Scheduler) follow(ctx context.Context, snap *state.Snapshot, now int64,
 		if ch.policy {
 			s.feed.Policy(snap)
 		}
-		s.feed.Nodes(snap, ch.nodes, connected)
+		s.feed.Nodes(snap, append(ch.nodes, s.stir()...), connected)
 		for _, id := range ch.jobs {
 			delete(s.refused, id)
 		}
@@ -339,6 +379,9 @@ func (s *Scheduler) score(ctx context.Context, snap *state.Snapshot, now int64, 
 	}
 	return true
 }
+
+// scoreOf is about what the policy would say of a job that does not wait yet: the built-in one with its usual weights.
+func (s *Scheduler) scoreOf(j *state.Job) int64 { return policy.Defaults().ScoreJob(columnsOf(j)) }
 
 // sort puts a waiting job where it belongs for now; true means among those that may start.
 func (s *Scheduler) sort(j *state.Job, now int64) bool {
