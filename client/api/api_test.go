@@ -300,7 +300,7 @@ func TestWatchJobSeesTheEndThroughLostStreams(t *testing.T) {
 	c := client(t, api.Config{Controllers: []string{s.Addr()}})
 	var seen []string
 	step := map[fettlev1.JobState]fettlev1.JobState{model.Pending: model.Running, model.Running: model.Completed}
-	job, err := c.WatchJob(t.Context(), api.Watch{JobID: 7}, func(j *fettlev1.Job) bool {
+	job, err := c.WatchJob(t.Context(), api.Watch{Job: api.JobRef{ID: 7}}, func(j *fettlev1.Job) bool {
 		seen = append(seen, model.Code(j.GetState()))
 		if next, ok := step[j.GetState()]; ok {
 			s.Change(7, func(j *fettlev1.Job) { j.State = next })
@@ -322,7 +322,7 @@ func TestWatchJobSurvivesTheControllers(t *testing.T) {
 	notices := make(chan string, 10)
 	c := client(t, api.Config{Controllers: []string{s.Addr()}, Timeout: 50 * time.Millisecond, DownTimeout: 50 * time.Millisecond})
 	first := true
-	job, err := c.WatchJob(t.Context(), api.Watch{JobID: 7, Notice: func(m string) {
+	job, err := c.WatchJob(t.Context(), api.Watch{Job: api.JobRef{ID: 7}, Notice: func(m string) {
 		notices <- m
 		// Only once the outage was noticed does the controller come back, with the job at its end.
 		if strings.HasSuffix(m, "; waiting") {
@@ -350,7 +350,7 @@ func TestWatchUnknownJobIsRefused(t *testing.T) {
 	t.Parallel()
 	s := fakectl.Start(t)
 	c := client(t, api.Config{Controllers: []string{s.Addr()}})
-	_, err := c.WatchJob(t.Context(), api.Watch{JobID: 9, Patient: true}, func(*fettlev1.Job) bool { return true })
+	_, err := c.WatchJob(t.Context(), api.Watch{Job: api.JobRef{ID: 9}, Patient: true}, func(*fettlev1.Job) bool { return true })
 	if !api.IsCode(err, codes.NotFound) {
 		t.Errorf("got %v", err)
 	}
@@ -375,7 +375,7 @@ func TestReadLogLosesAndRepeatsNothing(t *testing.T) {
 	}
 	c := client(t, api.Config{Controllers: []string{s.Addr()}})
 	var got strings.Builder
-	job, err := c.ReadLog(t.Context(), api.LogReader{JobID: 3}, func(ch api.LogChunk) error {
+	job, err := c.ReadLog(t.Context(), api.LogReader{Job: api.JobRef{ID: 3}}, func(ch api.LogChunk) error {
 		if int(ch.Offset) != got.Len() {
 			t.Errorf("offset %d after %d bytes", ch.Offset, got.Len())
 		}
@@ -397,7 +397,7 @@ func TestFollowGoesOverAttemptsToTheEnd(t *testing.T) {
 	c := client(t, api.Config{Controllers: []string{s.Addr()}})
 	var got strings.Builder
 	waits := 0
-	job, err := c.ReadLog(t.Context(), api.LogReader{JobID: 3, Follow: true, Waiting: func(j *fettlev1.Job) {
+	job, err := c.ReadLog(t.Context(), api.LogReader{Job: api.JobRef{ID: 3}, Follow: true, Waiting: func(j *fettlev1.Job) {
 		if waits++; waits == 1 {
 			s.Log(3, 1, false, logText(1))
 			s.Change(3, func(j *fettlev1.Job) { j.State, j.Attempt = model.Running, 1 })
@@ -431,7 +431,7 @@ func TestFollowOfAJobThatNeverStarts(t *testing.T) {
 	s := fakectl.Start(t)
 	s.Put(&fettlev1.Job{Id: 3, State: model.Pending})
 	c := client(t, api.Config{Controllers: []string{s.Addr()}})
-	job, err := c.ReadLog(t.Context(), api.LogReader{JobID: 3, Attempt: 1, Follow: true, Waiting: func(*fettlev1.Job) {
+	job, err := c.ReadLog(t.Context(), api.LogReader{Job: api.JobRef{ID: 3}, Attempt: 1, Follow: true, Waiting: func(*fettlev1.Job) {
 		s.Change(3, func(j *fettlev1.Job) { j.State = model.Cancelled })
 	}}, func(api.LogChunk) error { return errors.New("no output was expected") })
 	if err != nil || job.GetState() != model.Cancelled {
@@ -450,11 +450,11 @@ func TestTail(t *testing.T) {
 		want string
 		code codes.Code
 	}{
-		{api.LogReader{JobID: 3, TailBytes: 4}, "6789", codes.OK},
-		{api.LogReader{JobID: 3, Attempt: 2, Offset: 8}, "89", codes.OK},
-		{api.LogReader{JobID: 3, Attempt: 1}, "", codes.OK},
-		{api.LogReader{JobID: 3, Attempt: 5}, "", codes.NotFound},
-		{api.LogReader{JobID: 4}, "", codes.NotFound},
+		{api.LogReader{Job: api.JobRef{ID: 3}, TailBytes: 4}, "6789", codes.OK},
+		{api.LogReader{Job: api.JobRef{ID: 3}, Attempt: 2, Offset: 8}, "89", codes.OK},
+		{api.LogReader{Job: api.JobRef{ID: 3}, Attempt: 1}, "", codes.OK},
+		{api.LogReader{Job: api.JobRef{ID: 3}, Attempt: 5}, "", codes.NotFound},
+		{api.LogReader{Job: api.JobRef{ID: 4}}, "", codes.NotFound},
 	} {
 		var got strings.Builder
 		_, err := c.ReadLog(t.Context(), tc.r, func(ch api.LogChunk) error { got.Write(ch.Data); return nil })

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/gres"
 	"github.com/fettle-hpc/fettle/proto/model"
 )
 
@@ -22,7 +23,7 @@ type LogChunk struct {
 
 // LogReader reads a job's output.
 type LogReader struct {
-	JobID uint64
+	Job JobRef
 	// Attempt is the attempt to read or, with Follow, to start from; 0 means the newest.
 	Attempt uint32
 	// Follow waits for more until the job is over, across attempts.
@@ -47,8 +48,8 @@ type LogReader struct {
 func (c *Client) ReadLog(ctx context.Context, r LogReader, f func(LogChunk) error) (*fettlev1.Job, error) {
 	cur := &cursor{attempt: r.Attempt, offset: r.Offset, tail: r.TailBytes}
 	for patient := false; ; patient = true {
-		job, err := c.WatchJob(ctx, Watch{JobID: r.JobID, Patient: patient, Notice: r.Notice}, func(j *fettlev1.Job) bool {
-			ready := !r.Follow || model.Terminal(j.GetState()) || j.GetAttempt() > cur.over && started(j)
+		job, err := c.WatchJob(ctx, Watch{Job: r.Job, Patient: patient, Notice: r.Notice}, func(j *fettlev1.Job) bool {
+			ready := !r.Follow || IsArray(j) || model.Terminal(j.GetState()) || j.GetAttempt() > cur.over && started(j)
 			if !ready && r.Waiting != nil {
 				r.Waiting(j)
 			}
@@ -56,6 +57,10 @@ func (c *Client) ReadLog(ctx context.Context, r LogReader, f func(LogChunk) erro
 		})
 		if err != nil {
 			return nil, err
+		}
+		if IsArray(job) {
+			return nil, &Error{Code: codes.InvalidArgument, Field: "job", Problem: NameOf(job) + " is an array, whose elements write each for itself",
+				Remedy: "name one of them, such as " + gres.FormatElement(job.GetId(), firstOf(job.GetSpec().GetArray()))}
 		}
 		if job.GetAttempt() == 0 {
 			if r.Attempt > 0 && !r.Follow {
@@ -85,6 +90,13 @@ func (c *Client) ReadLog(ctx context.Context, r LogReader, f func(LogChunk) erro
 		// The controller ended the stream though the job goes on: wait for what comes next.
 		cur.next()
 	}
+}
+
+func firstOf(a *fettlev1.ArraySpec) uint32 {
+	if len(a.GetRanges()) == 0 {
+		return 0
+	}
+	return a.GetRanges()[0].GetFirst()
 }
 
 // started reports whether the newest attempt may have output.
@@ -123,7 +135,7 @@ func (c *Client) readOnce(ctx context.Context, r LogReader, cur *cursor, f func(
 			// A following stream lives longer than total; it has only to begin in time.
 			g := newGuard(ctx, c.cfg.TryTimeout)
 			defer g.end()
-			req := &fettlev1.ReadLogRequest{JobId: r.JobID, Attempt: cur.attempt, Follow: r.Follow, Stderr: r.Stderr, Node: r.Node}
+			req := &fettlev1.ReadLogRequest{JobId: r.Job.ID, ArrayIndex: r.Job.Index, Attempt: cur.attempt, Follow: r.Follow, Stderr: r.Stderr, Node: r.Node}
 			if cur.tail > 0 && cur.offset == 0 {
 				req.TailBytes = cur.tail
 			} else {

@@ -15,7 +15,7 @@ const recheck = 30 * time.Second
 
 // Watch says what to watch and how.
 type Watch struct {
-	JobID uint64
+	Job JobRef
 	// MinIndex is the index of an own write that must be visible; 0 for none.
 	MinIndex uint64
 	// Patient waits without end for the first answer too, not only for later ones.
@@ -33,7 +33,7 @@ func (c *Client) WatchJob(ctx context.Context, w Watch, f func(*fettlev1.Job) (s
 	first := true
 	for {
 		r, err := Do(ctx, c, Read, func(ctx context.Context, s fettlev1.ControllerServiceClient) (*fettlev1.GetJobResponse, error) {
-			return s.GetJob(ctx, &fettlev1.GetJobRequest{Read: &fettlev1.ReadOptions{MinIndex: index}, JobId: w.JobID})
+			return s.GetJob(ctx, &fettlev1.GetJobRequest{Read: &fettlev1.ReadOptions{MinIndex: index}, JobId: w.Job.ID, ArrayIndex: w.Job.Index})
 		})
 		switch {
 		case err == nil:
@@ -52,7 +52,7 @@ func (c *Client) WatchJob(ctx context.Context, w Watch, f func(*fettlev1.Job) (s
 			}
 		}
 		first = false
-		if err := c.nextEvent(ctx, w.JobID, &index); err != nil {
+		if err := c.nextEvent(ctx, w.Job, &index); err != nil {
 			return nil, err
 		}
 	}
@@ -60,12 +60,12 @@ func (c *Client) WatchJob(ctx context.Context, w Watch, f func(*fettlev1.Job) (s
 
 // nextEvent returns when something may have happened to a job after *index, and moves *index on. Trouble with a
 // controller counts as something, after a pause; only refusals and the end of ctx are errors.
-func (c *Client) nextEvent(ctx context.Context, id uint64, index *uint64) error {
+func (c *Client) nextEvent(ctx context.Context, job JobRef, index *uint64) error {
 	wctx, cancel := context.WithTimeout(ctx, recheck)
 	defer cancel()
 	var broken error
 	err := c.rotate(wctx, wctx, Read, func(p *peer) error {
-		stream, err := p.service().WatchEvents(wctx, &fettlev1.WatchEventsRequest{AfterIndex: *index, Select: &fettlev1.JobSelector{Ids: []uint64{id}}})
+		stream, err := p.service().WatchEvents(wctx, &fettlev1.WatchEventsRequest{AfterIndex: *index, Select: &fettlev1.JobSelector{Ids: []uint64{job.ID}}})
 		if err != nil {
 			return err
 		}
@@ -82,7 +82,7 @@ func (c *Client) nextEvent(ctx context.Context, id uint64, index *uint64) error 
 				return nil
 			}
 			for _, e := range m.GetEvents() {
-				if e.GetJobId() == id {
+				if about(e, job) {
 					*index = max(*index, e.GetIndex())
 					return nil
 				}
@@ -105,4 +105,9 @@ func (c *Client) nextEvent(ctx context.Context, id uint64, index *uint64) error 
 		return e
 	}
 	return nil
+}
+
+// about reports whether an event tells of the job. An element that has not started is part of its array's row.
+func about(e *fettlev1.Event, job JobRef) bool {
+	return e.GetJobId() == job.ID || job.Index != nil && e.GetArrayJobId() == job.ID && e.GetArrayIndex() == *job.Index
 }

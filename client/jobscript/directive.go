@@ -290,15 +290,12 @@ func build(origin Origin, written string, f found, value string) (o Option, drop
 	canon := f.spec.name()
 	checked := f.spec.value
 	if f.spec.check != nil {
-		var bad *fault
 		v := value
 		if origin == OriginSBATCH && (canon == OptOutput || canon == OptError) {
-			v, bad = slurmPattern(v)
+			v = slurmPattern(v)
 		}
-		if bad == nil {
-			checked, bad = f.spec.check(v)
-		}
-		if bad != nil {
+		var bad *fault
+		if checked, bad = f.spec.check(v); bad != nil {
 			return Option{}, false, &Error{Origin: origin, Option: written, Value: value, HasValue: true,
 				Problem: bad.problem, Remedy: bad.remedy}
 		}

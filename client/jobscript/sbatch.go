@@ -198,8 +198,9 @@ func (f *foreign) drops(value string) bool {
 	return slices.Contains(f.neutral, strings.ToLower(strings.TrimSpace(value)))
 }
 
-// slurmPattern rewrites the patterns of an output path from Slurm's meaning to fettle's.
-func slurmPattern(v string) (string, *fault) {
+// slurmPattern rewrites the patterns of an output path from Slurm's meaning to fettle's: %a is the index in an array there,
+// the attempt here.
+func slurmPattern(v string) string {
 	var b strings.Builder
 	for i := 0; i < len(v); i++ {
 		b.WriteByte(v[i])
@@ -207,14 +208,11 @@ func slurmPattern(v string) (string, *fault) {
 			continue
 		}
 		i++
-		switch v[i] {
-		case 'A':
-			b.WriteByte('j')
-		case 'a':
-			return v, &fault{`has the pattern "%a"`, "it is the array index in Slurm; use %j, which differs for each element"}
-		default:
-			b.WriteByte(v[i])
+		if v[i] == 'a' {
+			b.WriteByte('I')
+			continue
 		}
+		b.WriteByte(v[i])
 	}
-	return b.String(), nil
+	return b.String()
 }

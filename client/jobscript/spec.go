@@ -25,7 +25,7 @@ const (
 	OptRetries   = "retries"    // 0 to 100
 	OptKillGrace = "kill-grace" // gres.ParseDuration, up to an hour
 	OptChdir     = "chdir"      // a path
-	OptOutput    = "output"     // a path, may hold %j %a %x %N %u %%
+	OptOutput    = "output"     // a path, may hold %j %a %A %I %x %N %u %%
 	OptError     = "error"      // the same
 	OptOpenMode  = "open-mode"  // "append" or "truncate"
 	OptExport    = "export"     // ParseExport
@@ -125,7 +125,7 @@ var specs = []spec{
 	{Spec: Spec{Name: OptBegin, Short: "b", Arg: "TIME", Help: "not before: now+2h, 16:00, 2006-01-31T16:00"}, check: checkText(maxBegin)},
 	{Spec: Spec{Name: OptDeadline, Arg: "TIME", Help: "to be over by then, or not to start at all: now+8h, 16:00"}, check: checkText(maxBegin)},
 	{Spec: Spec{Name: OptDependency, Short: "d", Arg: "LIST", Help: "start after other jobs: afterok:12:13,afterany:20 (all) or afterok:12?afterok:13 (any one); also afternotok, after and singleton"}, check: checkDependency},
-	{Spec: Spec{Name: OptArray, Short: "a", Arg: "LIST", Help: "make an array of jobs that differ in FETTLE_ARRAY_TASK_ID: 0-99, 1,3,5-9:2; 0-99%4 runs four at a time"}, check: checkArray},
+	{Spec: Spec{Name: OptArray, Short: "a", Arg: "LIST", Help: "make an array of jobs that differ in FETTLE_ARRAY_INDEX: 0-99, 1,3,5-9:2; 0-99%4 runs four at a time"}, check: checkArray},
 	{Spec: Spec{Name: OptPreempt, Help: "may have running jobs of lesser rank ended to make room, where the partition allows it"}, value: "true"},
 	{Spec: Spec{Name: OptNoPreemptible, Help: "may not be ended to make room for others, where the partition allows that wish"}, value: "true"},
 	{Spec: Spec{Name: OptHold, Short: "H", Help: "submit held; fctl release lets it go"}, value: "true"},
@@ -134,7 +134,7 @@ var specs = []spec{
 	{Spec: Spec{Name: OptRetries, Arg: "N", Help: "retries after transient failures (default 2)"}, check: checkInt(0, 100, "use 0 to 100")},
 	{Spec: Spec{Name: OptKillGrace, Arg: "TIME", Help: "between TERM and KILL: 45s, 2m or 1m30s (default 30s); a number alone is minutes, as with --time"}, check: checkKillGrace},
 	{Spec: Spec{Name: OptChdir, Short: "D", Arg: "DIR", Help: "directory to run in"}, check: checkPath},
-	{Spec: Spec{Name: OptOutput, Short: "o", Arg: "PATH", Help: "file for stdout, may hold %j %a %x %N %u"}, check: checkPattern},
+	{Spec: Spec{Name: OptOutput, Short: "o", Arg: "PATH", Help: "file for stdout, may hold %j %a %A %I %x %N %u"}, check: checkPattern},
 	{Spec: Spec{Name: OptError, Short: "e", Arg: "PATH", Help: "file for stderr (default: with stdout)"}, check: checkPattern},
 	{Spec: Spec{Name: OptOpenMode, Arg: "MODE", Help: "append (default) or truncate"}, check: checkOpenMode},
 	{Spec: Spec{Name: OptExport, Arg: "LIST", Help: "environment: ALL, NONE, NAME, NAME=VALUE, ..."}, check: checkExport},

@@ -217,7 +217,7 @@ func checkOpenMode(v string) (string, *fault) {
 }
 
 // patternLetters may follow a % in an output path.
-const patternLetters = "jaxNu%"
+const patternLetters = "jaAIxNu%"
 
 // checkPattern checks an output path and its % patterns.
 func checkPattern(v string) (string, *fault) {
@@ -234,7 +234,7 @@ func checkPattern(v string) (string, *fault) {
 		}
 		if !strings.Contains(patternLetters, v[i:i+1]) {
 			_, n := utf8.DecodeRuneInString(v[i:])
-			return v, &fault{"has an unknown pattern " + gres.Quote("%"+v[i:i+n]), "use %j (job), %a (attempt), %x (name), %N (first node), %u (user) or %%"}
+			return v, &fault{"has an unknown pattern " + gres.Quote("%"+v[i:i+n]), "use %j (job), %a (attempt), %A (array), %I (index in it), %x (name), %N (first node), %u (user) or %%"}
 		}
 	}
 	return v, nil

@@ -125,6 +125,30 @@ func fake(ts *testscript.TestScript, neg bool, args []string) {
 		m := &fettlev1.ListPluginsResponse{}
 		read(m)
 		s.SetPlugins(m.GetPlugins()...)
+	case "explain": // JOB FILE
+		m := &fettlev1.ExplainJobResponse{}
+		job := number(args[0])
+		args = args[1:]
+		read(m)
+		s.SetExplanation(job, m)
+	case "starts":
+		m := &fettlev1.PredictStartsResponse{}
+		read(m)
+		s.SetStarts(m.GetStarts()...)
+	case "usage":
+		m := &fettlev1.GetUsageResponse{}
+		read(m)
+		s.SetUsage(m)
+	case "predictions":
+		m := &fettlev1.GetPredictionStatsResponse{}
+		read(m)
+		s.SetPredictionStats(m.GetStats()...)
+	case "intheway": // JOB...
+		var ids []uint64
+		for _, a := range args {
+			ids = append(ids, number(a))
+		}
+		s.SetInTheWay(ids...)
 	case "policy":
 		m := &fettlev1.ClusterPolicy{}
 		read(m)

@@ -13,6 +13,7 @@ import (
 	"github.com/fettle-hpc/fettle/client/api"
 	"github.com/fettle-hpc/fettle/client/render"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/model"
 )
 
 const unavailable = codes.Unavailable
@@ -34,7 +35,8 @@ func cancelCommand() *command {
 	}
 }
 
-const cancelText = `Cancels the jobs named by number (12, 15-20, or a list of both) or picked by the selection flags.
+const cancelText = `Cancels the jobs named by number (12, 15-20, or a list of both) or picked by the selection flags. An
+array's number stands for all of its elements, 12_3 for one and 12_[3-7] for some of them.
 With numbers and flags, the numbers that the flags fit. A waiting job leaves the queue at once; a
 running one gets TERM, and KILL after its grace time, and so does every process that it has started.
 
@@ -50,6 +52,7 @@ command line that makes no sense.
 EXAMPLES
 fcancel 1042
 fcancel 1042-1050,1060
+fcancel 1070_3 1070_[10-19]
 fcancel --me -t PD
 fcancel --signal USR1 1042
 `
@@ -59,10 +62,12 @@ func runCancel(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if sel.Ids, err = jobIDs(c.args); err != nil {
+	list, err := jobs(c.args)
+	if err != nil {
 		return err
 	}
-	if !any && len(sel.Ids) == 0 {
+	pick(sel, list)
+	if !any && !named(sel) {
 		return usagef("no jobs named", "give job numbers, or pick jobs with -u, -t, -n, -p, -A or -w")
 	}
 	sig, err := c.signal()
@@ -93,12 +98,13 @@ func runCancel(ctx context.Context, c *call) error {
 // printActions prints what became of each job of a request.
 func (c *call) printActions(r *fettlev1.JobActionResponse, done string) error {
 	var failed several
-	var ok []uint64
+	var ok []string
 	for _, res := range r.GetResults() {
+		name := api.JobRef{ID: res.GetJobId(), Index: res.ArrayIndex}.String()
 		if e := api.FromDetail(res.GetError()); e != nil {
-			failed = append(failed, aboutJob(res.GetJobId(), e))
+			failed = append(failed, aboutJob(name, e))
 		} else {
-			ok = append(ok, res.GetJobId())
+			ok = append(ok, name)
 		}
 	}
 	w := c.env.Stdout
@@ -108,7 +114,7 @@ func (c *call) printActions(r *fettlev1.JobActionResponse, done string) error {
 		b := render.AppendMessage(nil, r)
 		_, err = w.Write(append(b, '\n'))
 	case len(ok) == 1:
-		_, err = fmt.Fprintf(w, "%s job %d\n", done, ok[0])
+		_, err = fmt.Fprintf(w, "%s job %s\n", done, ok[0])
 	case len(ok) > 1:
 		_, err = fmt.Fprintf(w, "%s %s jobs\n", done, render.Count(uint64(len(ok))))
 	case len(failed) == 0:
@@ -128,8 +134,7 @@ func (c *call) printActions(r *fettlev1.JobActionResponse, done string) error {
 }
 
 // aboutJob is an error that names the job, once.
-func aboutJob(id uint64, err error) error {
-	n := strconv.FormatUint(id, 10)
+func aboutJob(n string, err error) error {
 	if slices.Contains(strings.FieldsFunc(err.Error(), func(r rune) bool { return strings.ContainsRune(" ;:,", r) }), n) {
 		return err
 	}
@@ -162,15 +167,15 @@ func (c *call) signal() (int, error) {
 
 // confirmCancel asks a person before many jobs are cancelled.
 func (c *call) confirmCancel(ctx context.Context, cl *api.Client, sel *fettlev1.JobSelector, any bool, sig int) error {
-	if c.on("yes") || !c.env.In.TTY || !any && len(sel.GetIds()) <= askAbove {
+	if c.on("yes") || !c.env.In.TTY || !any && namedCount(sel) <= askAbove {
 		return nil
 	}
 	var n uint64
-	var only uint64
+	only := ""
 	if err := cl.ListJobs(ctx, &fettlev1.ListJobsRequest{Select: sel}, func(_ *fettlev1.Header, jobs []*fettlev1.Job) error {
 		n += uint64(len(jobs))
 		if len(jobs) > 0 {
-			only = jobs[0].GetId()
+			only = api.NameOf(jobs[0])
 		}
 		return nil
 	}); err != nil {
@@ -182,13 +187,22 @@ func (c *call) confirmCancel(ctx context.Context, cl *api.Client, sel *fettlev1.
 	}
 	what := render.Plural(n, "job")
 	if n == 1 {
-		what = "job " + strconv.FormatUint(only, 10)
+		what = "job " + only
 	}
 	verb := "Cancel "
 	if sig != 0 {
 		verb = "Send " + signalName(sig) + " to "
 	}
 	return c.ask(ctx, verb+what+"?")
+}
+
+// namedCount is how many jobs and elements a selector names.
+func namedCount(sel *fettlev1.JobSelector) int {
+	n := len(sel.GetIds())
+	for _, e := range sel.GetElements() {
+		n += model.ArrayLen(e.GetRanges())
+	}
+	return n
 }
 
 func signalName(sig int) string {

@@ -36,6 +36,16 @@ func ctlCommand() *command {
 			{name: "release", brief: "let held jobs start", synopsis: "fctl release ID...", run: jobAction("Released", releaseJobs)},
 			{name: "requeue", brief: "end running jobs and put them back into the queue", synopsis: "fctl requeue ID...", run: jobAction("Requeued", requeueJobs)},
 			{name: "update", brief: "change jobs", synopsis: "fctl update ID... --priority N --time TIME ...", text: updateText, flags: updateFlags(), run: runUpdate},
+			{name: "priority", brief: "show what jobs' places in the order are made of", synopsis: "fctl priority [flags] ID...", text: priorityText, run: runPriority},
+			{name: "stats", brief: "show how good predicted starts were", synopsis: "fctl stats [flags]", text: statsText, run: runSchedStats},
+			reservationCommand(),
+			{name: "project", brief: "projects with their shares and limits", synopsis: "fctl project show [NAME...]", subs: []*command{
+				{name: "show", brief: "show projects: limits against use", synopsis: "fctl project show [flags] [NAME...]", text: quotaText, run: showQuota(fettlev1.ScopeKind_SCOPE_KIND_PROJECT)},
+			}},
+			{name: "quota", brief: "limits of partitions, projects and users", synopsis: "fctl quota show [NAME...]", subs: []*command{
+				{name: "show", brief: "show limits against use", synopsis: "fctl quota show [flags] [NAME...]", text: quotaText,
+					run: showQuota(fettlev1.ScopeKind_SCOPE_KIND_PARTITION, fettlev1.ScopeKind_SCOPE_KIND_PROJECT, fettlev1.ScopeKind_SCOPE_KIND_USER)},
+			}},
 			{name: "drain", brief: "give nodes no new jobs", synopsis: "fctl drain NODES... --reason TEXT", text: "What runs there runs on.", run: runDrain,
 				flags: []*option{{name: "reason", short: "r", arg: "TEXT", help: "why, for those who look at finfo"}}},
 			{name: "resume", brief: "give drained nodes jobs again", synopsis: "fctl resume NODES...", run: nodeAction(fettlev1.NodeAction_NODE_ACTION_RESUME, "Resumed")},
@@ -69,12 +79,16 @@ EXAMPLES
 fctl show job 1042
 fctl hold 1042-1050
 fctl update 1042 --priority 1 --time 12:00:00
+fctl priority 1042
+fctl reservation create maint --nodes gpu[01-04] --start 16:00 --duration 4h
+fctl quota show
 fctl drain gpu07 --reason "XID 79, card to be replaced"
 fctl policy show > cluster.toml; edit it; fctl policy apply -f cluster.toml
 `
 
-const updateText = `Changes what a job asked for. A waiting job can be changed in all of these; of a running one only the
-time limit, name, comment, retries and whether it may be requeued.`
+const updateText = `Changes what jobs, arrays (12) or elements (12_3) asked for. A waiting job can be changed in
+all of these; of a running one only the time limit, name, comment, retries and whether it may
+be requeued.`
 
 const deadText = `Tells the controllers that a node will never report again and that none of the jobs it held runs any
 more: it is switched off, or was installed anew. Its jobs are put back into the queue, or fail where
@@ -95,17 +109,17 @@ func requeueJobs(ctx context.Context, s fettlev1.ControllerServiceClient, r *fet
 	return s.RequeueJobs(ctx, r)
 }
 
-// neededIDs reads job numbers from the arguments, at least one.
-func (c *call) neededIDs() ([]uint64, error) {
+// neededJobs reads job numbers and elements of arrays from the arguments, at least one.
+func (c *call) neededJobs() (gres.Jobs, error) {
 	if len(c.args) == 0 {
-		return nil, usagef("no jobs named", "give job numbers such as 12,15-20")
+		return gres.Jobs{}, usagef("no jobs named", "give job numbers such as 12,15-20 or 12_3")
 	}
-	return jobIDs(c.args)
+	return jobs(c.args)
 }
 
 func jobAction(done string, f change) func(context.Context, *call) error {
 	return func(ctx context.Context, c *call) error {
-		ids, err := c.neededIDs()
+		list, err := c.neededJobs()
 		if err != nil {
 			return err
 		}
@@ -113,7 +127,8 @@ func jobAction(done string, f change) func(context.Context, *call) error {
 		if err != nil {
 			return err
 		}
-		req := &fettlev1.JobActionRequest{RequestId: api.NewRequestID(), Select: &fettlev1.JobSelector{Ids: ids}}
+		req := &fettlev1.JobActionRequest{RequestId: api.NewRequestID(), Select: &fettlev1.JobSelector{}}
+		pick(req.Select, list)
 		r, err := api.Do(ctx, cl, api.Write, func(ctx context.Context, s fettlev1.ControllerServiceClient) (*fettlev1.JobActionResponse, error) {
 			return f(ctx, s, req)
 		})
@@ -125,11 +140,12 @@ func jobAction(done string, f change) func(context.Context, *call) error {
 }
 
 func runShowJob(ctx context.Context, c *call) error {
-	ids, err := c.neededIDs()
+	list, err := c.neededJobs()
 	if err != nil {
 		return err
 	}
-	if c.on("script") && len(ids) != 1 {
+	named := refs(list)
+	if c.on("script") && len(named) != 1 {
 		return usagef("--script: several jobs are named", "name one")
 	}
 	cl, err := c.api()
@@ -140,9 +156,9 @@ func runShowJob(ctx context.Context, c *call) error {
 	var jobs []*fettlev1.Job
 	var header *fettlev1.Header
 	var failed several
-	for _, id := range ids {
+	for _, ref := range named {
 		r, err := api.Do(ctx, cl, api.Read, func(ctx context.Context, s fettlev1.ControllerServiceClient) (*fettlev1.GetJobResponse, error) {
-			return s.GetJob(ctx, &fettlev1.GetJobRequest{JobId: id})
+			return s.GetJob(ctx, &fettlev1.GetJobRequest{JobId: ref.ID, ArrayIndex: ref.Index})
 		})
 		switch {
 		case api.IsCode(err, codes.NotFound):
@@ -205,7 +221,7 @@ func runShowJob(ctx context.Context, c *call) error {
 
 // updateOptions are the options of fsubmit that can be changed later.
 var updateOptions = []string{jobscript.OptJobName, jobscript.OptPriority, jobscript.OptPartition, jobscript.OptComment,
-	jobscript.OptTime, jobscript.OptNodelist, jobscript.OptBegin, jobscript.OptRequeue, "no-requeue", jobscript.OptRetries}
+	jobscript.OptTime, jobscript.OptNodelist, jobscript.OptBegin, jobscript.OptDeadline, jobscript.OptRequeue, "no-requeue", jobscript.OptRetries}
 
 func updateFlags() []*option {
 	var out []*option
@@ -214,11 +230,13 @@ func updateFlags() []*option {
 			out = append(out, &option{name: s.Name, short: s.Short, arg: s.Arg, help: s.Help})
 		}
 	}
-	return append(out, &option{name: "any-node", help: "remove the --nodelist of the job"})
+	return append(out, &option{name: "any-node", help: "remove the --nodelist of the job"},
+		&option{name: "no-deadline", help: "remove the --deadline of the job"},
+		&option{name: "array-limit", arg: "N", help: "run at most so many elements of an array at a time; 0 removes the limit"})
 }
 
 func runUpdate(ctx context.Context, c *call) error {
-	ids, err := c.neededIDs()
+	list, err := c.neededJobs()
 	if err != nil {
 		return err
 	}
@@ -236,6 +254,9 @@ func runUpdate(ctx context.Context, c *call) error {
 	if changes == 0 {
 		return usagef("nothing to change", "give for example --priority 1")
 	}
+	if c.on("no-deadline") && c.on("deadline") {
+		return usagef("--no-deadline: contradicts --deadline", "give one of them")
+	}
 	if req.ClearNodelist && len(req.Nodelist) > 0 {
 		return usagef("--any-node: contradicts --nodelist", "give one of them")
 	}
@@ -244,9 +265,9 @@ func runUpdate(ctx context.Context, c *call) error {
 		return err
 	}
 	var failed several
-	var ok []uint64
-	for _, id := range ids {
-		req.JobId, req.RequestId = id, api.NewRequestID()
+	var ok []string
+	for _, ref := range refs(list) {
+		req.JobId, req.ArrayIndex, req.RequestId = ref.ID, ref.Index, api.NewRequestID()
 		r, err := api.Do(ctx, cl, api.Write, func(ctx context.Context, s fettlev1.ControllerServiceClient) (*fettlev1.UpdateJobResponse, error) {
 			return s.UpdateJob(ctx, req)
 		})
@@ -254,10 +275,10 @@ func runUpdate(ctx context.Context, c *call) error {
 			if api.IsCode(err, codes.Unavailable) || ctx.Err() != nil {
 				return err
 			}
-			failed = append(failed, aboutJob(id, err))
+			failed = append(failed, aboutJob(ref.String(), err))
 			continue
 		}
-		ok = append(ok, id)
+		ok = append(ok, ref.String())
 		if c.on("json") {
 			if _, err := c.env.Stdout.Write(append(render.AppendMessage(nil, r), '\n')); err != nil {
 				return err
@@ -265,7 +286,7 @@ func runUpdate(ctx context.Context, c *call) error {
 		}
 	}
 	if len(ok) > 0 && !c.on("json") {
-		if _, err := fmt.Fprintf(c.env.Stdout, "Updated %s %s\n", jobWord(len(ok)), gres.FormatJobIDs(ok)); err != nil {
+		if _, err := fmt.Fprintf(c.env.Stdout, "Updated %s\n", names(ok)); err != nil {
 			return err
 		}
 	}
@@ -277,8 +298,20 @@ func runUpdate(ctx context.Context, c *call) error {
 
 // change puts one flag of fctl update into the request.
 func (c *call) change(req *fettlev1.UpdateJobRequest, g given) error {
-	if g.flag.name == "any-node" {
+	switch g.flag.name {
+	case "any-node":
 		req.ClearNodelist = true
+		return nil
+	case "no-deadline":
+		req.DeadlineMs = new(int64)
+		return nil
+	case "array-limit":
+		n, err := strconv.ParseUint(g.value, 10, 32)
+		if err != nil || n > gres.MaxArrayElements {
+			return g.bad("is not a number from 0 to "+strconv.Itoa(gres.MaxArrayElements), "use 0 for no limit")
+		}
+		v := uint32(n)
+		req.ArrayMaxRunning = &v
 		return nil
 	}
 	o, _, err := flagOption(g)
@@ -321,6 +354,13 @@ func (c *call) change(req *fettlev1.UpdateJobRequest, g given) error {
 		}
 		ms := at.UnixMilli()
 		req.BeginMs = &ms
+	case jobscript.OptDeadline:
+		at, err := gres.ParseBegin(o.Value, c.env.Now(), time.Local)
+		if err != nil {
+			return o.Wrap(err)
+		}
+		ms := at.UnixMilli()
+		req.DeadlineMs = &ms
 	case jobscript.OptRequeue:
 		no := o.Value == "false"
 		req.NoRequeue = &no

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"google.golang.org/grpc/codes"
 
 	"github.com/fettle-hpc/fettle/client/api"
 	"github.com/fettle-hpc/fettle/client/render"
@@ -33,7 +36,12 @@ func infoCommand() *command {
 }
 
 const infoText = `Shows the nodes with what jobs hold of them (used/total), and their GPUs with memory in use,
-utilisation, temperature, power, health and the job that holds them.
+utilisation, temperature, power, health and the job that holds them. A GPU that jobs share by memory
+(fsubmit --vram) names them all, with what of its memory they have been given under SHARED. One that
+is "busy outside" has processes on it that are no job's: it is given to nobody until they are gone.
+
+FEATURES are what fsubmit --constraint refers to; RESERVED names reservations that are in force or to
+come (fctl reservation list).
 
 A GPU marked "declared" was not detected: the node's config says that it is there. ISOLATION is
 what the host lets fettle enforce: full, partial or none; -v lists what is missing.
@@ -94,6 +102,14 @@ func (c *call) showNodes(ctx context.Context, names []string, verbose, gpus bool
 	if err != nil {
 		return err
 	}
+	var reserved []*fettlev1.Reservation
+	if !c.on("json") {
+		list, err := c.reservations(ctx, cl, 0)
+		if err != nil && !api.IsCode(err, codes.Unimplemented) {
+			return err
+		}
+		reserved = list.GetReservations()
+	}
 	nodes := r.GetNodes()
 	slices.SortFunc(nodes, func(a, b *fettlev1.Node) int { return gres.CompareHosts(a.GetName(), b.GetName()) })
 	if c.on("json") {
@@ -104,7 +120,7 @@ func (c *call) showNodes(ctx context.Context, names []string, verbose, gpus bool
 		w := bufio.NewWriter(c.env.Stdout)
 		if len(nodes) == 0 && len(names) == 0 {
 			fmt.Fprintln(w, "No node has registered yet.")
-		} else if err := c.writeNodes(w, nodes, verbose, gpus); err != nil {
+		} else if err := c.writeNodes(w, nodes, reserved, verbose, gpus); err != nil {
 			return err
 		}
 		if err := w.Flush(); err != nil {
@@ -126,8 +142,8 @@ func (c *call) showNodes(ctx context.Context, names []string, verbose, gpus bool
 	return nil
 }
 
-func (c *call) writeNodes(w io.Writer, nodes []*fettlev1.Node, verbose, gpus bool) error {
-	if err := c.nodeTable(nodes).Write(w, c.env.Out); err != nil {
+func (c *call) writeNodes(w io.Writer, nodes []*fettlev1.Node, reserved []*fettlev1.Reservation, verbose, gpus bool) error {
+	if err := c.nodeTable(nodes, reserved).Write(w, c.env.Out); err != nil {
 		return err
 	}
 	if gpus {
@@ -148,10 +164,12 @@ func (c *call) writeNodes(w io.Writer, nodes []*fettlev1.Node, verbose, gpus boo
 	return nil
 }
 
-func (c *call) nodeTable(nodes []*fettlev1.Node) *render.Table {
+func (c *call) nodeTable(nodes []*fettlev1.Node, reserved []*fettlev1.Reservation) *render.Table {
+	names := reservedNodes(reserved)
 	t := render.NewTable(render.Column{Title: "NODE", Shrink: 8}, render.Column{Title: "STATE", Shrink: 8}, render.Column{Title: "CPUS", Right: true},
 		render.Column{Title: "MEM", Right: true}, render.Column{Title: "GPUS", Right: true}, render.Column{Title: "TYPE", Shrink: 6, Drop: 2},
-		render.Column{Title: "ISOLATION", Drop: 1}, render.Column{Title: "REASON", Shrink: 10, OmitEmpty: true})
+		render.Column{Title: "FEATURES", Shrink: 8, Drop: 3, OmitEmpty: true}, render.Column{Title: "ISOLATION", Drop: 1},
+		render.Column{Title: "RESERVED", Shrink: 8, OmitEmpty: true}, render.Column{Title: "REASON", Shrink: 10, OmitEmpty: true})
 	t.NoHeader = c.on("noheader")
 	for _, n := range nodes {
 		inv := n.GetInventory()
@@ -159,12 +177,47 @@ func (c *call) nodeTable(nodes []*fettlev1.Node) *render.Table {
 		t.Styled(nodeStyle(n), nodeState(n))
 		t.Text(fmt.Sprintf("%d/%d", n.GetCpusUsed(), inv.GetCpus()))
 		t.Text(render.Size(n.GetMemUsedMib()) + "/" + render.Size(inv.GetMemoryMib()))
-		t.Text(fmt.Sprintf("%d/%d", len(n.GetGpuHolders()), len(inv.GetGpus())))
+		t.Text(fmt.Sprintf("%d/%d", gpusHeld(n), len(inv.GetGpus())))
 		t.Text(gpuTypes(inv.GetGpus()))
+		t.Text(strings.Join(inv.GetFeatures(), ","))
 		t.Text(isolation(inv))
-		t.Text(n.GetDrainReason())
+		t.Text(strings.Join(names[n.GetName()], ","))
+		t.Text(nodeReason(n))
 	}
 	return t
+}
+
+// reservedNodes are the reservations, in force or to come, by the nodes that they touch.
+func reservedNodes(list []*fettlev1.Reservation) map[string][]string {
+	out := make(map[string][]string)
+	for _, r := range list {
+		// The controller has checked the list.
+		nodes, _ := gres.ExpandHosts(r.GetNodes())
+		for _, p := range r.GetPicked() {
+			nodes = append(nodes, p.GetNode())
+		}
+		for _, n := range nodes {
+			out[n] = append(out[n], r.GetName())
+		}
+	}
+	return out
+}
+
+// gpusHeld is how many of a node's GPUs jobs hold, whole or in part.
+func gpusHeld(n *fettlev1.Node) int {
+	held := make(map[string]bool)
+	for _, h := range n.GetGpuHolders() {
+		held[h.GetUuid()] = true
+	}
+	return len(held)
+}
+
+// nodeReason is why a node is drained, or whose alone it is.
+func nodeReason(n *fettlev1.Node) string {
+	if id := n.GetExclusiveJob(); id != 0 && n.GetDrainReason() == "" {
+		return "for job " + strconv.FormatUint(id, 10) + " alone"
+	}
+	return n.GetDrainReason()
 }
 
 // nodeState is a node's state in one word.
@@ -235,16 +288,17 @@ func gpuTypes(gpus []*fettlev1.GPU) string {
 func (c *call) gpuTable(nodes []*fettlev1.Node) *render.Table {
 	t := render.NewTable(render.Column{Title: "NODE", Shrink: 8}, render.Column{Title: "GPU", Right: true}, render.Column{Title: "TYPE", Shrink: 6},
 		render.Column{Title: "MODEL", Shrink: 8, Drop: 1, OmitEmpty: true}, render.Column{Title: "MEMORY", Right: true, Drop: 6}, render.Column{Title: "UTIL", Right: true, Drop: 5},
-		render.Column{Title: "TEMP", Right: true, Drop: 4}, render.Column{Title: "POWER", Right: true, Drop: 3}, render.Column{Title: "HEALTH", Shrink: 8}, render.Column{Title: "JOB", Right: true})
+		render.Column{Title: "TEMP", Right: true, Drop: 4}, render.Column{Title: "POWER", Right: true, Drop: 3}, render.Column{Title: "HEALTH", Shrink: 8},
+		render.Column{Title: "SHARED", Right: true, Drop: 2, OmitEmpty: true}, render.Column{Title: "JOB", Right: true})
 	t.NoHeader = c.on("noheader")
 	for _, n := range nodes {
 		readings := make(map[string]*fettlev1.GPUReading, len(n.GetReadings()))
 		for _, r := range n.GetReadings() {
 			readings[r.GetUuid()] = r
 		}
-		holders := make(map[string]*fettlev1.GPUHolder, len(n.GetGpuHolders()))
+		holders := make(map[string][]*fettlev1.GPUHolder, len(n.GetGpuHolders()))
 		for _, h := range n.GetGpuHolders() {
-			holders[h.GetUuid()] = h
+			holders[h.GetUuid()] = append(holders[h.GetUuid()], h)
 		}
 		for _, g := range n.GetInventory().GetGpus() {
 			gpuRow(t, n, g, readings[g.GetUuid()], holders[g.GetUuid()])
@@ -253,7 +307,7 @@ func (c *call) gpuTable(nodes []*fettlev1.Node) *render.Table {
 	return t
 }
 
-func gpuRow(t *render.Table, n *fettlev1.Node, g *fettlev1.GPU, r *fettlev1.GPUReading, h *fettlev1.GPUHolder) {
+func gpuRow(t *render.Table, n *fettlev1.Node, g *fettlev1.GPU, r *fettlev1.GPUReading, holders []*fettlev1.GPUHolder) {
 	t.Text(n.GetName())
 	num(t, uint64(g.GetIndex()))
 	typ := g.GetType()
@@ -281,12 +335,38 @@ func gpuRow(t *render.Table, n *fettlev1.Node, g *fettlev1.GPU, r *fettlev1.GPUR
 	unit(r != nil && r.TemperatureC != nil, int64(r.GetTemperatureC()), "C")
 	unit(r != nil && r.PowerW != nil, int64(r.GetPowerW()), "W")
 	style, health := gpuHealth(g, r)
-	t.Styled(style, health)
-	job := "-"
-	if h.GetJobId() > 0 {
-		job = strconv.FormatUint(h.GetJobId(), 10)
+	if slices.Contains(n.GetGpusBusyOutside(), g.GetUuid()) && !g.GetUnhealthy() {
+		style, health = render.Yellow, "busy outside"
+		if r != nil && len(r.GetProcesses()) > 0 {
+			health += ": pid " + pids(r)
+		}
 	}
-	t.Text(job)
+	t.Styled(style, health)
+	var jobs []uint64
+	shared := int64(0)
+	for _, h := range holders {
+		jobs = append(jobs, h.GetJobId())
+		shared += h.GetVramMib()
+	}
+	share := ""
+	if shared > 0 {
+		share = render.Size(shared) + "/" + render.Size(g.GetMemoryMib())
+	}
+	t.Text(share)
+	t.Text(cmp.Or(gres.FormatJobIDs(jobs), "-"))
+}
+
+// pids are the processes on a GPU, at most three of them.
+func pids(r *fettlev1.GPUReading) string {
+	var out []string
+	for i, p := range r.GetProcesses() {
+		if i == 3 {
+			out = append(out, "...")
+			break
+		}
+		out = append(out, strconv.FormatUint(uint64(p.GetPid()), 10))
+	}
+	return strings.Join(out, ",")
 }
 
 // gpuHealth says how a GPU is, and that a declared one was never seen.
@@ -314,6 +394,8 @@ func nodeFields(n *fettlev1.Node, now time.Time) []field {
 	fs := []field{
 		{"State", nodeState(n) + since(n.GetStateSinceMs(), now)},
 		{"Drain reason", n.GetDrainReason()},
+		{"Features", strings.Join(inv.GetFeatures(), ", ")},
+		{"Switch", inv.GetSwitchName()},
 		{"Address", inv.GetAddress()},
 		{"Version", inv.GetVersion()},
 		{"System", inv.GetOs()},

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fettle-hpc/fettle/client/api"
 	"github.com/fettle-hpc/fettle/client/render"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/gres"
@@ -130,17 +131,27 @@ func specFields(s *fettlev1.JobSpec) []field {
 
 // gpusAsked is what a job asks of GPUs, in words; empty for none.
 func gpusAsked(s *fettlev1.JobSpec) string {
-	if t := s.GetGpusTotal(); t.GetCount() > 0 {
-		return gres.GPUs{Type: t.GetType(), Count: int(t.GetCount())}.String() + " in all"
-	}
-	var choices []string
-	for _, g := range model.GPUChoices(s) {
-		choices = append(choices, gres.GPUs{Type: g.GetType(), Count: int(g.GetCount())}.String())
-	}
-	if len(choices) == 0 {
+	text := strings.ReplaceAll(gresText(s), "|", " or ")
+	switch {
+	case text == "":
 		return ""
+	case s.GetGpusTotal().GetCount() > 0:
+		return text + " in all"
 	}
-	return strings.Join(choices, " or ") + " on each node"
+	return text + " on each node"
+}
+
+// gresText is what a job asks of GPUs as one writes it; empty for none.
+func gresText(s *fettlev1.JobSpec) string {
+	choices := model.GPUChoices(s)
+	if t := s.GetGpusTotal(); t.GetCount() > 0 {
+		choices = []*fettlev1.GPURequest{t}
+	}
+	words := make([]string, len(choices))
+	for i, g := range choices {
+		words[i] = gres.GPUs{Type: g.GetType(), Count: int(g.GetCount())}.String()
+	}
+	return strings.Join(words, "|")
 }
 
 // quoteArgs shows arguments so that their ends can be told.
@@ -157,7 +168,7 @@ func quoteArgs(args []string) string {
 
 // writeJob prints everything about a job.
 func (c *call) writeJob(w io.Writer, j *fettlev1.Job, now time.Time) error {
-	fmt.Fprintln(w, c.env.Out.Paint(render.Bold, "Job "+strconv.FormatUint(j.GetId(), 10)))
+	fmt.Fprintln(w, c.env.Out.Paint(render.Bold, "Job "+api.NameOf(j)))
 	state := model.StateName(j.GetState())
 	if j.GetReason() != fettlev1.Reason_REASON_UNSPECIFIED {
 		state += " (" + model.ReasonText(j.GetReason()) + ")"
@@ -167,6 +178,21 @@ func (c *call) writeJob(w io.Writer, j *fettlev1.Job, now time.Time) error {
 		{"State", state},
 		{"Detail", j.GetDetail()},
 		{"Submitted", render.Time(j.GetSubmitMs())},
+	}
+	if j.GetArrayJobId() != 0 && j.GetId() != j.GetArrayJobId() {
+		fs = append(fs, field{"Own number", strconv.FormatUint(j.GetId(), 10)})
+	}
+	if api.IsArray(j) {
+		fs = append(fs, field{"Elements", arrayProgress(j)})
+	}
+	if len(j.GetWaitingFor()) > 0 {
+		fs = append(fs, field{"Waits for", model.DependenciesText(j.GetWaitingFor(), j.GetSpec().GetDependencyAny())})
+	}
+	if j.GetState() == model.Pending && j.GetPredictedStartMs() > 0 {
+		fs = append(fs, field{"Expected start", render.Time(j.GetPredictedStartMs())})
+	}
+	if n := j.GetPreemptedCount(); n > 0 {
+		fs = append(fs, field{"Made room", render.Plural(uint64(n), "time") + ", " + lostWork(j) + " lost"})
 	}
 	if j.GetStartMs() > 0 {
 		fs = append(fs, field{"Started", render.Time(j.GetStartMs())})
@@ -205,6 +231,47 @@ func (c *call) writeJob(w io.Writer, j *fettlev1.Job, now time.Time) error {
 	return t.Write(w, c.env.Out)
 }
 
+// arrayProgress says how far an array's elements are.
+func arrayProgress(j *fettlev1.Job) string {
+	var parts []string
+	add := func(n uint64, what string) {
+		if n > 0 {
+			parts = append(parts, strconv.FormatUint(n, 10)+" "+what)
+		}
+	}
+	c := j.GetArrayCounts()
+	left := uint64(model.ArrayLen(j.GetArrayLeft().GetRanges()))
+	if left > 0 {
+		parts = append(parts, strconv.FormatUint(left, 10)+" not started ("+model.ArrayText(j.GetArrayLeft())+")")
+	}
+	add(uint64(c.GetPending()), "waiting")
+	add(uint64(c.GetActive()), "active")
+	add(uint64(c.GetCompleted()), "completed")
+	add(uint64(c.GetFailed()), "failed")
+	add(uint64(c.GetCancelled()), "cancelled")
+	return strings.Join(parts, ", ")
+}
+
+// lostWork is the work that a job lost by making room for others.
+func lostWork(j *fettlev1.Job) string {
+	lost := int64(0)
+	for _, a := range j.GetAttempts() {
+		lost += a.GetLostGpuS()
+	}
+	return gpuTime(lost)
+}
+
+// gpuTime prints GPU-seconds as hours on one GPU: "1.5 GPU-hours", seconds below a minute.
+func gpuTime(s int64) string {
+	switch {
+	case s < 60:
+		return strconv.FormatInt(s, 10) + " GPU-seconds"
+	case s < 3600:
+		return strconv.FormatInt(s/60, 10) + " GPU-minutes"
+	}
+	return strconv.FormatFloat(float64(s)/3600, 'f', 1, 64) + " GPU-hours"
+}
+
 // neverRan reports whether no process of a job was ever started, so that it has no exit status of its own.
 func neverRan(j *fettlev1.Job) bool {
 	return j.GetStartMs() == 0 && (j.GetAttempt() == 0 || len(j.GetAttempts()) > 0) &&
@@ -240,7 +307,22 @@ func attemptRow(t *render.Table, a *fettlev1.Attempt, now time.Time) {
 	}
 	t.Styled(stateStyle(a.GetOutcome()), outcome)
 	t.Text(exit)
-	t.Text(a.GetDetail())
+	t.Text(attemptDetail(a))
+}
+
+// attemptDetail is an attempt's detail with what a preemption cost.
+func attemptDetail(a *fettlev1.Attempt) string {
+	if a.GetPreemptedBy() == 0 && a.GetReason() != fettlev1.Reason_REASON_PREEMPTED {
+		return a.GetDetail()
+	}
+	s := gpuTime(a.GetLostGpuS()) + " lost"
+	if by := a.GetPreemptedBy(); by != 0 {
+		s = "for job " + strconv.FormatUint(by, 10) + ", " + s
+	}
+	if d := a.GetDetail(); d != "" {
+		s += ": " + d
+	}
+	return s
 }
 
 // exitWords is how a node's part ended: a status, a signal, or why there is neither.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 
 	"github.com/fettle-hpc/fettle/client/api"
 	"github.com/fettle-hpc/fettle/client/render"
@@ -16,7 +17,7 @@ func logCommand() *command {
 	return &command{
 		name:     "flog",
 		brief:    "show a job's output, or how its training goes",
-		synopsis: "flog [flags] ID[.ATTEMPT]\nflog -f [--progress] ID\nflog --stats ID",
+		synopsis: "flog [flags] ID[_INDEX][.ATTEMPT]\nflog -f [--progress] ID\nflog --stats ID",
 		text:     logText,
 		flags: []*option{
 			{name: "follow", short: "f", help: "go on as more is written, over all attempts, until the job ends"},
@@ -31,10 +32,10 @@ func logCommand() *command {
 	}
 }
 
-const logText = `Prints what the newest attempt of a job has written so far, or the attempt that is named: 1042.2 is
-the second one of job 1042. With -f it waits for a job that has not started, goes on with the next
-attempt when one is retried, survives the loss of a controller, and ends when the job does, with a
-line on stderr that says how it ended.
+const logText = `Prints what the newest attempt of a job has written so far, or the attempt that is named:
+1042.2 is the second one of job 1042, 1070_3 the element 3 of array 1070. With -f it waits for
+a job that has not started, goes on with the next attempt when one is retried, survives the
+loss of a controller, and ends when the job does, with a line on stderr that says how it ended.
 
 On a terminal, escape sequences other than colours and simple progress bars are shown instead of
 obeyed. A pipe or file gets every byte as it was written.
@@ -68,11 +69,11 @@ func runLog(ctx context.Context, c *call) error {
 		}
 		return usagef("more than one job named", "give one job number")
 	}
-	ja, err := gres.ParseJobAttempt(c.args[0])
+	ref, attempt, err := jobAttempt(c.args[0])
 	if err != nil {
-		return &usageError{msg: err.Error()}
+		return err
 	}
-	r := api.LogReader{JobID: ja.Job, Attempt: ja.Attempt, Follow: c.on("follow"), Stderr: c.on("stderr"), Notice: c.note}
+	r := api.LogReader{Job: ref, Attempt: attempt, Follow: c.on("follow"), Stderr: c.on("stderr"), Notice: c.note}
 	if g, ok := c.get("node"); ok {
 		if r.Node, err = gres.NodeName(g.value); err != nil {
 			return g.wrap(err)
@@ -98,9 +99,35 @@ func runLog(ctx context.Context, c *call) error {
 	case c.on("stats"):
 		return c.stats(ctx, cl, r)
 	case c.on("progress"):
-		return c.progress(ctx, cl, ja.Job, r.Follow)
+		return c.progress(ctx, cl, ref, r.Follow)
 	}
 	return c.showLog(ctx, cl, r, lines)
+}
+
+// jobAttempt reads "12", "12.2", "12_3" or "12_3.2".
+func jobAttempt(s string) (api.JobRef, uint32, error) {
+	array, rest, isElement := strings.Cut(s, "_")
+	if !isElement {
+		ja, err := gres.ParseJobAttempt(s)
+		if err != nil {
+			return api.JobRef{}, 0, &usageError{msg: err.Error()}
+		}
+		return api.JobRef{ID: ja.Job}, ja.Attempt, nil
+	}
+	index, attempt, dotted := strings.Cut(rest, ".")
+	id, i, ok := gres.ParseElement(array + "_" + index)
+	if !ok {
+		return api.JobRef{}, 0, usagef("job "+render.Quote(show(s))+": is not an element of an array", "write for example 12_3, or 12_3.2 for its second attempt")
+	}
+	ref := api.JobRef{ID: id, Index: &i}
+	if !dotted {
+		return ref, 0, nil
+	}
+	ja, err := gres.ParseJobAttempt(array + "." + attempt)
+	if err != nil {
+		return api.JobRef{}, 0, &usageError{msg: err.Error()}
+	}
+	return ref, ja.Attempt, nil
 }
 
 // exclusive refuses flags that do not go together.

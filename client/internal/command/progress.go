@@ -17,7 +17,7 @@ import (
 const progressEvery = 500 * time.Millisecond
 
 // progress shows a job's progress as one line; with follow it goes on until the job ends.
-func (c *call) progress(ctx context.Context, cl *api.Client, id uint64, follow bool) error {
+func (c *call) progress(ctx context.Context, cl *api.Client, job api.JobRef, follow bool) error {
 	c.stay()
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
@@ -25,7 +25,7 @@ func (c *call) progress(ctx context.Context, cl *api.Client, id uint64, follow b
 	for {
 		cl.PreferLeader(ctx)
 		r, err := api.Do(ctx, cl, api.Read, func(ctx context.Context, s fettlev1.ControllerServiceClient) (*fettlev1.GetJobResponse, error) {
-			return s.GetJob(ctx, &fettlev1.GetJobRequest{JobId: id})
+			return s.GetJob(ctx, &fettlev1.GetJobRequest{JobId: job.ID, ArrayIndex: job.Index})
 		})
 		switch {
 		case err == nil:
@@ -108,7 +108,7 @@ func progressLine(j *fettlev1.Job, term render.Terminal) string {
 	if j.GetState() == model.Pending && j.GetReason() != fettlev1.Reason_REASON_UNSPECIFIED {
 		state += " (" + model.ReasonText(j.GetReason()) + ")"
 	}
-	line := fmt.Sprintf("job %d %s", j.GetId(), state)
+	line := fmt.Sprintf("job %s %s", api.NameOf(j), state)
 	p := j.GetProgress()
 	if p.GetTotalSteps() <= 0 {
 		return line

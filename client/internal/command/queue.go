@@ -28,6 +28,8 @@ func queueCommand() *command {
 	flags := append(selectFlags(),
 		&option{name: "jobs", short: "j", arg: "ID,...", repeat: true, help: "these jobs, finished ones too; also as plain arguments", group: "Selection"},
 		&option{name: "all", short: "a", help: "finished jobs too", group: "Selection"},
+		&option{name: "why", help: "say why the jobs named wait, behind whom, and what would start them now", group: "Output"},
+		&option{name: "start", help: "show when waiting jobs are expected to start, and where", group: "Output"},
 		&option{name: "format", short: "o", arg: "FORMAT", help: "columns: names such as jobid,st,name:20, or Slurm's \"%i %.2t %j\"", group: "Output"},
 		&option{name: "noheader", help: "leave out the line of titles", group: "Output"},
 		&option{name: "watch", help: "show the queue again and again until interrupted", group: "Output"},
@@ -44,7 +46,7 @@ func queueCommand() *command {
 	return &command{
 		name:     "fqueue",
 		brief:    "show the queue",
-		synopsis: "fqueue [flags] [ID...]",
+		synopsis: "fqueue [flags] [ID...]\nfqueue --why ID...\nfqueue --start [flags] [ID...]",
 		text:     queueText + wrapList(names),
 		flags:    flags,
 		run:      runQueue,
@@ -54,6 +56,14 @@ func queueCommand() *command {
 const queueText = `Shows the jobs that are not finished: those that hold resources first, then those that wait, by
 priority. TIME is how long the current attempt has run; LEFT the time to its end, as training itself
 estimates it (marked ~) or as the time limit leaves it. PROGRESS comes from the trainer's log.
+
+An array that has elements left to start is one row: 12_[5-99%4]. Each element gets a row when
+it starts: 12_3. As an argument 12 means the array with all of its elements, 12_3 one of them.
+
+--why names what keeps a job from starting, the jobs and limits that it waits behind, and the
+smallest changes that would start it now, each of which the scheduler has tried. --start shows
+expected starts with the range in which four of five jobs start; both come from the scheduler's
+own plan.
 
 ST is PD pending, DI being dispatched, R running, CG completing, FE fencing (its node was lost, its
 resources are held until it is certain that it has ended), S suspended, CD completed, F failed,
@@ -66,6 +76,8 @@ columns of little weight left out. In a pipe or file nothing is cut.
 
 EXAMPLES
 fqueue --me --watch
+fqueue --why 1042
+fqueue --start -p h100
 fqueue -t PD -p h100 -o jobid,priority,name,reason,detail
 fqueue -o "%.8i %2t %u %R" --noheader 120-140
 
@@ -105,11 +117,16 @@ func runQueue(ctx context.Context, c *call) error {
 	for _, g := range c.all("jobs") {
 		words = append(words, g.value)
 	}
-	if sel.Ids, err = jobIDs(words); err != nil {
+	list, err := jobs(words)
+	if err != nil {
+		return err
+	}
+	pick(sel, list)
+	if err := c.queueModes(words); err != nil {
 		return err
 	}
 	req := &fettlev1.ListJobsRequest{Select: sel}
-	req.IncludeFinished = c.on("all") || len(sel.Ids) > 0 || slices.ContainsFunc(sel.States, model.Terminal)
+	req.IncludeFinished = c.on("all") || named(sel) || slices.ContainsFunc(sel.States, model.Terminal)
 	cols, rcols, err := c.queueFormat()
 	if err != nil {
 		return err
@@ -121,6 +138,12 @@ func runQueue(ctx context.Context, c *call) error {
 	cl, err := c.api()
 	if err != nil {
 		return err
+	}
+	switch {
+	case c.on("why"):
+		return c.why(ctx, cl)
+	case c.on("start"):
+		return c.starts(ctx, cl, req, cols, rcols)
 	}
 	q := &queueLister{c: c, cl: cl, req: req, cols: cols, rcols: rcols}
 	if c.on("watch") {
@@ -142,10 +165,7 @@ func runQueue(ctx context.Context, c *call) error {
 	if q.rows == 0 {
 		c.noteUnknown(sel.GetUsers())
 	}
-	if missing := q.missing(); len(missing) > 0 {
-		return fmt.Errorf("no such %s: %s; it was never submitted, or was forgotten after its retention", jobWord(len(missing)), gres.FormatJobIDs(missing))
-	}
-	return nil
+	return q.missing()
 }
 
 // noteUnknown says which of the users that have no jobs are not known here at all: most are typing errors.
@@ -171,7 +191,11 @@ func (c *call) queueFormat() ([]queueColumn, []render.Column, error) {
 	}
 	var cols []queueColumn
 	var rcols []render.Column
-	for _, name := range defaultColumns {
+	names := defaultColumns
+	if c.on("start") {
+		names = startColumns
+	}
+	for _, name := range names {
 		i := slices.IndexFunc(queueColumns, func(q queueColumn) bool { return q.name == name })
 		cols, rcols = append(cols, queueColumns[i]), append(rcols, queueColumns[i].column())
 	}
@@ -227,7 +251,7 @@ type queueLister struct {
 	cols  []queueColumn
 	rcols []render.Column
 
-	seen    map[uint64]bool
+	seen    map[jobKey]bool
 	rows    int
 	running uint64
 	pending uint64
@@ -276,7 +300,7 @@ func (q *queueLister) table(ctx context.Context, term render.Terminal) (*render.
 		for i := range q.cols {
 			q.cols[i].cell(v, t, j)
 		}
-		q.note(j.GetId())
+		q.note(j)
 		return nil
 	})
 	if err != nil {
@@ -304,30 +328,57 @@ func compareKeys(a, b key) int {
 	return cmp.Compare(a.id, b.id)
 }
 
+// jobKey is a job, or an element of an array.
+type jobKey struct {
+	id      uint64
+	element bool
+	index   uint32
+}
+
 // note remembers which of the jobs asked for by number were found.
-func (q *queueLister) note(id uint64) {
-	if len(q.req.GetSelect().GetIds()) == 0 {
+func (q *queueLister) note(j *fettlev1.Job) {
+	if !named(q.req.GetSelect()) {
 		return
 	}
 	if q.seen == nil {
-		q.seen = make(map[uint64]bool)
+		q.seen = make(map[jobKey]bool)
 	}
-	q.seen[id] = true
+	q.seen[jobKey{id: j.GetId()}] = true
+	if array := j.GetArrayJobId(); array != 0 {
+		q.seen[jobKey{array, true, j.GetArrayIndex()}] = true
+	}
 }
 
-// missing lists the jobs asked for by number alone that were not found.
-func (q *queueLister) missing() []uint64 {
+// missing refuses jobs that were asked for by number alone and not found.
+func (q *queueLister) missing() error {
 	s := q.req.GetSelect()
 	if len(s.GetUsers())+len(s.GetStates())+len(s.GetNames())+len(s.GetPartitions())+len(s.GetProjects())+len(s.GetNodes()) > 0 {
 		return nil
 	}
-	var out []uint64
+	var out gres.Jobs
+	n := 0
 	for _, id := range s.GetIds() {
-		if !q.seen[id] {
-			out = append(out, id)
+		if !q.seen[jobKey{id: id}] {
+			out.IDs = append(out.IDs, id)
+			n++
 		}
 	}
-	return out
+	for _, e := range s.GetElements() {
+		var gone []uint32
+		model.ArrayEach(e.GetRanges(), func(i uint32) bool {
+			if !q.seen[jobKey{e.GetJobId(), true, i}] {
+				gone = append(gone, i)
+			}
+			return true
+		})
+		if n += len(gone); len(gone) > 0 {
+			out.Elements = append(out.Elements, gres.Elements{Job: e.GetJobId(), Ranges: gres.RangesOf(gone)})
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("no such %s: %s; it was never submitted, or was forgotten after its retention", jobWord(n), out)
 }
 
 // json writes the answer as one document; sep stands between the jobs.

@@ -1,6 +1,8 @@
 package command
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,13 +31,15 @@ type queueColumn struct {
 type queueView struct {
 	now  time.Time
 	term render.Terminal
+	// starts are predicted starts by job number; only with --start.
+	starts map[uint64]*fettlev1.StartPrediction
 }
 
 // defaultColumns are shown without -o.
 var defaultColumns = []string{"jobid", "priority", "name", "user", "project", "method", "st", "time", "left", "progress", "gpus", "nodes", "nodelist(reason)"}
 
 var queueColumns = []queueColumn{
-	{name: "jobid", letter: 'i', title: "JOBID", right: true, cell: func(_ *queueView, t *render.Table, j *fettlev1.Job) { num(t, j.GetId()) }},
+	{name: "jobid", letter: 'i', title: "JOBID", right: true, shrink: 14, cell: jobCell},
 	{name: "priority", letter: 'p', title: "PRI", right: true, drop: 6, cell: func(_ *queueView, t *render.Table, j *fettlev1.Job) {
 		num(t, uint64(j.GetSpec().GetPriority()))
 	}},
@@ -58,13 +62,8 @@ var queueColumns = []queueColumn{
 	}},
 	{name: "progress", title: "PROGRESS", drop: 1, omit: true, cell: progressCell},
 	{name: "gpus", title: "GPUS", right: true, cell: gpusCell},
-	{name: "gres", letter: 'b', title: "GRES", cell: text(func(j *fettlev1.Job) string {
-		n, typ := model.GPUs(j.GetSpec())
-		return gres.GPUs{Type: typ, Count: int(n)}.String()
-	})},
-	{name: "nodes", letter: 'D', title: "NODES", right: true, drop: 4, cell: func(_ *queueView, t *render.Table, j *fettlev1.Job) {
-		num(t, uint64(max(j.GetSpec().GetNodes(), 1)))
-	}},
+	{name: "gres", letter: 'b', title: "GRES", cell: text(func(j *fettlev1.Job) string { return cmp.Or(gresText(j.GetSpec()), "none") })},
+	{name: "nodes", letter: 'D', title: "NODES", right: true, drop: 4, cell: nodesCell},
 	{name: "nodelist", letter: 'N', title: "NODELIST", shrink: 8, cell: text(nodeList)},
 	{name: "nodelist(reason)", letter: 'R', title: "NODELIST(REASON)", shrink: 12, cell: text(nodesOrReason)},
 	{name: "reason", letter: 'r', title: "REASON", shrink: 8, cell: text(func(j *fettlev1.Job) string { return model.ReasonText(j.GetReason()) })},
@@ -77,10 +76,52 @@ var queueColumns = []queueColumn{
 	{name: "comment", letter: 'k', title: "COMMENT", shrink: 8, cell: text(func(j *fettlev1.Job) string { return j.GetSpec().GetComment() })},
 	{name: "workdir", letter: 'Z', title: "WORK_DIR", shrink: 10, cell: text(func(j *fettlev1.Job) string { return j.GetSpec().GetWorkDir() })},
 	{name: "submit", letter: 'V', title: "SUBMIT_TIME", cell: text(func(j *fettlev1.Job) string { return render.Time(j.GetSubmitMs()) })},
-	{name: "start", letter: 'S', title: "START_TIME", cell: text(func(j *fettlev1.Job) string { return render.Time(j.GetStartMs()) })},
+	{name: "start", letter: 'S', title: "START_TIME", cell: text(startText)},
 	{name: "end", letter: 'e', title: "END_TIME", cell: text(func(j *fettlev1.Job) string { return render.Time(j.GetEndMs()) })},
 	{name: "attempt", title: "ATTEMPT", right: true, cell: func(_ *queueView, t *render.Table, j *fettlev1.Job) { num(t, uint64(j.GetAttempt())) }},
 	{name: "exit", title: "EXIT", right: true, cell: text(exitText)},
+	{name: "expected", title: "EXPECTED", cell: func(v *queueView, t *render.Table, j *fettlev1.Job) {
+		at := cmp.Or(v.starts[j.GetId()].GetStartMs(), j.GetPredictedStartMs())
+		if j.GetState() != model.Pending || at == 0 {
+			t.Text("-")
+			return
+		}
+		t.Text(whenText(at, v.now))
+	}},
+	{name: "between", title: "BETWEEN", drop: 2, omit: true, cell: func(v *queueView, t *render.Table, j *fettlev1.Job) { t.Text(rangeText(v.starts[j.GetId()])) }},
+	{name: "expected-nodes", title: "ON", shrink: 8, drop: 1, omit: true, cell: func(v *queueView, t *render.Table, j *fettlev1.Job) {
+		t.Text(predictedNodes(v.starts[j.GetId()]))
+	}},
+	{name: "number", letter: 'A', title: "NUMBER", right: true, cell: func(_ *queueView, t *render.Table, j *fettlev1.Job) { num(t, j.GetId()) }},
+	{name: "array", letter: 'F', title: "ARRAY", right: true, cell: func(_ *queueView, t *render.Table, j *fettlev1.Job) {
+		num(t, cmp.Or(j.GetArrayJobId(), j.GetId()))
+	}},
+	{name: "index", letter: 'K', title: "INDEX", cell: text(indexText)},
+	{name: "dependency", letter: 'E', title: "DEPENDENCY", shrink: 10, cell: text(func(j *fettlev1.Job) string {
+		return cmp.Or(model.DependenciesText(j.GetWaitingFor(), j.GetSpec().GetDependencyAny()), "-")
+	})},
+	{name: "features", letter: 'f', title: "FEATURES", shrink: 8, cell: text(func(j *fettlev1.Job) string { return cmp.Or(j.GetSpec().GetConstraint(), "-") })},
+	{name: "reservation", letter: 'v', title: "RESERVATION", shrink: 8, cell: text(func(j *fettlev1.Job) string { return cmp.Or(j.GetSpec().GetReservation(), "-") })},
+	{name: "vram", title: "VRAM", right: true, cell: text(func(j *fettlev1.Job) string {
+		if v := j.GetSpec().GetVramMib(); v > 0 {
+			return render.Size(v)
+		}
+		return "-"
+	})},
+	{name: "deadline", title: "DEADLINE", cell: text(func(j *fettlev1.Job) string { return render.Time(j.GetSpec().GetDeadlineMs()) })},
+	{name: "preempted", title: "PREEMPTED", right: true, cell: func(_ *queueView, t *render.Table, j *fettlev1.Job) { num(t, uint64(j.GetPreemptedCount())) }},
+	{name: "preempted-by", title: "PREEMPTED_BY", right: true, cell: text(func(j *fettlev1.Job) string {
+		if by := newest(j).GetPreemptedBy(); by != 0 {
+			return strconv.FormatUint(by, 10)
+		}
+		return "-"
+	})},
+	{name: "lost", title: "LOST", cell: text(func(j *fettlev1.Job) string {
+		if s := newest(j).GetLostGpuS(); s > 0 {
+			return gpuTime(s)
+		}
+		return "-"
+	})},
 	{name: "uid", letter: 'U', title: "UID", right: true, cell: func(_ *queueView, t *render.Table, j *fettlev1.Job) { num(t, uint64(j.GetUid())) }},
 }
 
@@ -152,6 +193,12 @@ func running(j *fettlev1.Job) bool {
 // progressCell shows how far training has come and its loss.
 func progressCell(v *queueView, t *render.Table, j *fettlev1.Job) {
 	p := j.GetProgress()
+	if c := j.GetArrayCounts(); c != nil {
+		over := c.GetCompleted() + c.GetFailed() + c.GetCancelled()
+		all := over + c.GetPending() + c.GetActive() + uint32(model.ArrayLen(j.GetArrayLeft().GetRanges()))
+		t.Text(fmt.Sprintf("%d of %d ended", over, all))
+		return
+	}
 	if p == nil || p.GetTotalSteps() <= 0 || !running(j) {
 		t.Text("")
 		return
@@ -167,14 +214,95 @@ func progressCell(v *queueView, t *render.Table, j *fettlev1.Job) {
 	t.Text(s)
 }
 
+// jobCell shows a job's number: "12", "12_3" for an array's element, "12_[5-99%4]" for what of an array has not started.
+func jobCell(_ *queueView, t *render.Table, j *fettlev1.Job) {
+	switch {
+	case j.GetArrayJobId() != 0:
+		t.Bytes(render.Plain, func(b []byte) []byte {
+			b = append(strconv.AppendUint(b, j.GetArrayJobId(), 10), '_')
+			return strconv.AppendUint(b, uint64(j.GetArrayIndex()), 10)
+		})
+	case len(j.GetArrayLeft().GetRanges()) > 0:
+		t.Text(strconv.FormatUint(j.GetId(), 10) + "_[" + model.ArrayText(j.GetArrayLeft()) + "]")
+	default:
+		num(t, j.GetId())
+	}
+}
+
+// indexText is an element's index, or the indexes of an array that have not started.
+func indexText(j *fettlev1.Job) string {
+	switch {
+	case j.GetArrayJobId() != 0:
+		return strconv.FormatUint(uint64(j.GetArrayIndex()), 10)
+	case len(j.GetArrayLeft().GetRanges()) > 0:
+		return model.ArrayText(j.GetArrayLeft())
+	}
+	return "-"
+}
+
+// newest is a job's newest attempt, nil when it has none.
+func newest(j *fettlev1.Job) *fettlev1.Attempt {
+	if n := len(j.GetAttempts()); n > 0 {
+		return j.GetAttempts()[n-1]
+	}
+	return nil
+}
+
+// nodesCell shows how many nodes a job has or asks for; "any" where the scheduler chooses.
+func nodesCell(_ *queueView, t *render.Table, j *fettlev1.Job) {
+	switch {
+	case j.GetSpec().GetGpusTotal().GetCount() == 0:
+		num(t, uint64(max(j.GetSpec().GetNodes(), 1)))
+	case nodeList(j) != "":
+		num(t, uint64(len(newest(j).GetNodes())))
+	default:
+		t.Text("any")
+	}
+}
+
+// startText is when a job started, or is expected to, marked with ~.
+func startText(j *fettlev1.Job) string {
+	if j.GetState() == model.Pending && j.GetPredictedStartMs() > 0 {
+		return "~" + render.Time(j.GetPredictedStartMs())
+	}
+	return render.Time(j.GetStartMs())
+}
+
+// gpusCell shows the GPUs of the whole job: "4", "h100:16", with a share of memory "h100:1@20G", with alternatives
+// "h200:1|h100:2" until one of them is taken.
 func gpusCell(_ *queueView, t *render.Table, j *fettlev1.Job) {
-	n, typ := model.GPUs(j.GetSpec())
-	total := uint64(n) * uint64(max(j.GetSpec().GetNodes(), 1))
-	if typ == "" || total == 0 {
-		num(t, total)
+	s := j.GetSpec()
+	if len(s.GetGpuAlternatives()) == 0 && s.GetGpusTotal() == nil && s.GetVramMib() == 0 && s.GetGpusPerNode().GetType() == "" {
+		num(t, uint64(s.GetGpusPerNode().GetCount())*uint64(max(s.GetNodes(), 1)))
 		return
 	}
-	t.Text(typ + ":" + strconv.FormatUint(total, 10))
+	choices, nodes := model.GPUChoices(s), max(s.GetNodes(), 1)
+	if g := s.GetGpusTotal(); g != nil {
+		choices, nodes = []*fettlev1.GPURequest{g}, 1
+	}
+	held := uint32(0)
+	if len(choices) > 1 && j.GetState() != model.Pending {
+		for _, n := range newest(j).GetNodes() {
+			held += uint32(len(n.GetGpuUuids()))
+		}
+	}
+	var b []byte
+	for _, g := range choices {
+		if held > 0 && held != g.GetCount()*nodes {
+			continue
+		}
+		if len(b) > 0 {
+			b = append(b, '|')
+		}
+		if g.GetType() != "" {
+			b = append(append(b, g.GetType()...), ':')
+		}
+		b = strconv.AppendUint(b, uint64(g.GetCount())*uint64(nodes), 10)
+	}
+	if v := s.GetVramMib(); v > 0 {
+		b = append(append(b, '@'), render.Size(v)...)
+	}
+	t.Text(string(b))
 }
 
 // nodeList is the nodes of the newest attempt while it holds them, or where a finished job ran.
@@ -214,6 +342,12 @@ func nodesOrReason(j *fettlev1.Job) string {
 			return strings.TrimSpace(nodes + " (" + model.ReasonText(j.GetReason()) + ")")
 		}
 		return nodes
+	}
+	switch by := newest(j).GetPreemptedBy(); {
+	case j.GetReason() == fettlev1.Reason_REASON_DEPENDENCY && len(j.GetWaitingFor()) > 0:
+		return "(Dependency: " + model.DependenciesText(j.GetWaitingFor(), j.GetSpec().GetDependencyAny()) + ")"
+	case by != 0 && newest(j).GetOutcome() == model.Preempted:
+		return "(" + model.ReasonText(j.GetReason()) + ", made room for " + strconv.FormatUint(by, 10) + ")"
 	}
 	return pendingReason(j.GetReason())
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/fettle-hpc/fettle/client/api"
 	"github.com/fettle-hpc/fettle/client/render"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/gres"
@@ -86,21 +87,57 @@ func (g given) wrap(err error) error {
 	return &usageError{msg: gres.Rename(err, g.written).Error()}
 }
 
-// jobIDs reads job numbers and ranges from arguments.
-func jobIDs(args []string) ([]uint64, error) {
-	var ids []uint64
+// jobs reads job numbers, ranges and elements of arrays from arguments.
+func jobs(args []string) (gres.Jobs, error) {
 	for _, a := range args {
-		list, err := gres.ParseJobIDs(a)
-		if err != nil {
-			return nil, &usageError{msg: gres.Rename(err, "job").Error()}
+		if _, err := gres.ParseJobs(a); err != nil {
+			return gres.Jobs{}, &usageError{msg: gres.Rename(err, "job").Error()}
 		}
-		ids = append(ids, list...)
 	}
-	if len(ids) > gres.MaxJobIDs {
-		return nil, usagef("more than "+render.Count(gres.MaxJobIDs)+" jobs are named", "name fewer, or use -u, -t or -n")
+	if len(args) == 0 {
+		return gres.Jobs{}, nil
 	}
-	slices.Sort(ids)
-	return slices.Compact(ids), nil
+	list, err := gres.ParseJobs(strings.Join(args, ","))
+	if err != nil {
+		return gres.Jobs{}, usagef("more than "+render.Count(gres.MaxJobIDs)+" jobs are named", "name fewer, or use -u, -t or -n")
+	}
+	slices.Sort(list.IDs)
+	list.IDs = slices.Compact(list.IDs)
+	return list, nil
+}
+
+// pick puts jobs that are named into a selector.
+func pick(sel *fettlev1.JobSelector, list gres.Jobs) {
+	sel.Ids = list.IDs
+	for _, e := range list.Elements {
+		sel.Elements = append(sel.Elements, &fettlev1.ElementSelector{JobId: e.Job, Ranges: model.ArrayRanges(e.Ranges)})
+	}
+}
+
+// named reports whether a selector names jobs.
+func named(sel *fettlev1.JobSelector) bool { return len(sel.GetIds())+len(sel.GetElements()) > 0 }
+
+// refs are the jobs of a list one by one.
+func refs(list gres.Jobs) []api.JobRef {
+	out := make([]api.JobRef, 0, len(list.IDs))
+	for _, id := range list.IDs {
+		out = append(out, api.JobRef{ID: id})
+	}
+	for _, e := range list.Elements {
+		model.ArrayEach(model.ArrayRanges(e.Ranges), func(i uint32) bool {
+			out = append(out, api.JobRef{ID: e.Job, Index: &i})
+			return true
+		})
+	}
+	return out
+}
+
+// names prints jobs one by one or, when there are many, their number.
+func names(list []string) string {
+	if len(list) == 1 {
+		return "job " + list[0]
+	}
+	return "jobs " + strings.Join(list, ",")
 }
 
 // currentUser is the name of the user that runs the command; of the effective one, as the controller sees it.

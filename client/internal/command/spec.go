@@ -17,7 +17,10 @@ import (
 )
 
 // defaultOutput is where output goes when nothing else is asked for, in the job's directory.
-const defaultOutput = "fettle-%j.out"
+const (
+	defaultOutput      = "fettle-%j.out"
+	defaultArrayOutput = "fettle-%A_%I.out"
+)
 
 // specBuilder makes a job's specification of a file and its merged options.
 type specBuilder struct {
@@ -33,7 +36,7 @@ func (b *specBuilder) build() (*fettlev1.JobSpec, error) {
 	if err != nil {
 		return nil, errors.New("the current directory cannot be found; change to one that exists")
 	}
-	s := &fettlev1.JobSpec{Name: jobName(b.file), WorkDir: cwd, StdoutPath: defaultOutput, Args: b.args}
+	s := &fettlev1.JobSpec{Name: jobName(b.file), WorkDir: cwd, Args: b.args}
 	export := jobscript.Export{All: true}
 	for _, o := range b.options {
 		if err := b.apply(s, o, cwd, &export); err != nil {
@@ -45,6 +48,12 @@ func (b *specBuilder) build() (*fettlev1.JobSpec, error) {
 	}
 	if err := b.payload(s, cwd); err != nil {
 		return nil, err
+	}
+	if s.GetStdoutPath() == "" {
+		s.StdoutPath = defaultOutput
+		if s.GetArray() != nil {
+			s.StdoutPath = defaultArrayOutput
+		}
 	}
 	b.warnOneFile(s)
 	s.Env = b.environment(export)
@@ -60,8 +69,9 @@ func (b *specBuilder) build() (*fettlev1.JobSpec, error) {
 // warnOneFile warns of an array whose elements write to one file.
 func (b *specBuilder) warnOneFile(s *fettlev1.JobSpec) {
 	for _, p := range []string{s.GetStdoutPath(), s.GetStderrPath()} {
-		if s.GetArray() != nil && p != "" && p != "/dev/null" && !strings.Contains(strings.ReplaceAll(p, "%%", ""), "%j") {
-			b.warnings = append(b.warnings, "all elements of the array write to "+show(p)+"; put %j into the name, which differs for each")
+		plain := strings.ReplaceAll(p, "%%", "")
+		if s.GetArray() != nil && p != "" && p != "/dev/null" && !strings.Contains(plain, "%j") && !strings.Contains(plain, "%I") {
+			b.warnings = append(b.warnings, "all elements of the array write to "+show(p)+"; put %I, the index, into the name")
 		}
 	}
 }

@@ -117,6 +117,9 @@ func runSubmit(ctx context.Context, c *call) error {
 	for _, w := range warnings {
 		c.note("warning: " + w)
 	}
+	if req.GetSpec().GetArray() != nil && c.on("follow") {
+		return usagef("--follow: shows the output of one job, and this is an array", "use --wait, and flog -f ID_INDEX for one element")
+	}
 	if c.on("dry-run") {
 		return c.dryRun(ctx, req)
 	}
@@ -436,6 +439,7 @@ func (c *call) dryRun(ctx context.Context, job *fettlev1.JobSubmission) error {
 		} else {
 			b = render.AppendMessage(b, res.GetEstimate())
 		}
+		b = render.AppendMessage(append(b, `,"start":`...), res.GetStart())
 		_, err := c.env.Stdout.Write(append(b, '}', '\n'))
 		return err
 	}
@@ -445,6 +449,7 @@ func (c *call) dryRun(ctx context.Context, job *fettlev1.JobSubmission) error {
 	w := bufio.NewWriter(c.env.Stdout)
 	fmt.Fprintln(w, "Dry run: nothing was submitted.")
 	writeFields(w, specFields(spec))
+	writeFields(w, []field{{"Expected start", c.startText(res.GetStart())}})
 	if e := res.GetEstimate(); e.GetNeedMib() > 0 {
 		fmt.Fprintf(w, "Memory per GPU: %s", render.Size(e.GetNeedMib()))
 		for i, t := range e.GetTerms() {

@@ -17,7 +17,7 @@ import (
 func (c *call) wait(ctx context.Context, cl *api.Client, id, index uint64) error {
 	c.stay()
 	news := &waitNews{c: c}
-	job, err := cl.WatchJob(ctx, api.Watch{JobID: id, MinIndex: index, Patient: true, Notice: c.note}, func(j *fettlev1.Job) bool {
+	job, err := cl.WatchJob(ctx, api.Watch{Job: api.JobRef{ID: id}, MinIndex: index, Patient: true, Notice: c.note}, func(j *fettlev1.Job) bool {
 		news.tell(j)
 		return model.Terminal(j.GetState())
 	})
@@ -28,7 +28,7 @@ func (c *call) wait(ctx context.Context, cl *api.Client, id, index uint64) error
 func (c *call) follow(ctx context.Context, cl *api.Client, id uint64) error {
 	c.stay()
 	out := c.newLogPrinter()
-	job, err := cl.ReadLog(ctx, api.LogReader{JobID: id, Attempt: 1, Follow: true, Notice: c.note, Waiting: out.waiting}, out.chunk)
+	job, err := cl.ReadLog(ctx, api.LogReader{Job: api.JobRef{ID: id}, Attempt: 1, Follow: true, Notice: c.note, Waiting: out.waiting}, out.chunk)
 	if e := out.close(); err == nil {
 		err = e
 	}
@@ -72,7 +72,7 @@ func waitStatus(j *fettlev1.Job) int {
 // jobSummary says in one line how a job ended, or how it stands.
 func jobSummary(j *fettlev1.Job) string {
 	var b strings.Builder
-	b.WriteString("job " + strconv.FormatUint(j.GetId(), 10))
+	b.WriteString("job " + api.NameOf(j))
 	if n := j.GetSpec().GetName(); n != "" {
 		b.WriteString(" (" + n + ")")
 	}
@@ -82,6 +82,8 @@ func jobSummary(j *fettlev1.Job) string {
 		b.WriteString(" completed")
 	case model.Failed:
 		switch {
+		case j.GetArrayCounts() != nil:
+			b.WriteString(" failed")
 		case model.HasExitStatus(j):
 			b.WriteString(" failed with exit status " + code)
 		case neverRan(j):
@@ -106,6 +108,10 @@ func jobSummary(j *fettlev1.Job) string {
 		}
 		return b.String()
 	}
+	if c := j.GetArrayCounts(); c != nil {
+		b.WriteString(": " + arrayEnds(c))
+		return b.String()
+	}
 	if j.GetStartMs() > 0 && j.GetEndMs() >= j.GetStartMs() {
 		b.WriteString(" after " + ranFor(j.GetEndMs()-j.GetStartMs()))
 	}
@@ -116,6 +122,23 @@ func jobSummary(j *fettlev1.Job) string {
 		b.WriteString(": " + d)
 	}
 	return b.String()
+}
+
+// arrayEnds says how an array's elements ended.
+func arrayEnds(c *fettlev1.ArrayCounts) string {
+	var parts []string
+	for _, p := range []struct {
+		n    uint32
+		what string
+	}{{c.GetCompleted(), "completed"}, {c.GetFailed(), "failed"}, {c.GetCancelled(), "cancelled"}} {
+		if p.n > 0 {
+			parts = append(parts, strconv.FormatUint(uint64(p.n), 10)+" "+p.what)
+		}
+	}
+	if len(parts) == 0 {
+		return "no element ran"
+	}
+	return "elements " + strings.Join(parts, ", ")
 }
 
 // ranFor prints milliseconds: tenths of a second below a minute, else as Span.

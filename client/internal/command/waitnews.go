@@ -2,8 +2,10 @@ package command
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
+	"github.com/fettle-hpc/fettle/client/api"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/gres"
 	"github.com/fettle-hpc/fettle/proto/model"
@@ -42,11 +44,16 @@ func (n *waitNews) tell(j *fettlev1.Job) {
 // failedAttempt says what became of an attempt that is not the last one.
 func failedAttempt(j *fettlev1.Job, a *fettlev1.Attempt) string {
 	how := "failed"
-	if a.GetReason() == fettlev1.Reason_REASON_REQUEUED_BY_USER {
+	switch {
+	case a.GetReason() == fettlev1.Reason_REASON_REQUEUED_BY_USER:
 		how = "was requeued"
+	case a.GetPreemptedBy() != 0:
+		how = "made room for job " + strconv.FormatUint(a.GetPreemptedBy(), 10)
+	case a.GetReason() == fettlev1.Reason_REASON_PREEMPTED:
+		how = "made room for another job"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "job %d: attempt %d %s", j.GetId(), a.GetNumber(), how)
+	fmt.Fprintf(&b, "job %s: attempt %d %s", api.NameOf(j), a.GetNumber(), how)
 	names := make([]string, len(a.GetNodes()))
 	for i, p := range a.GetNodes() {
 		names[i] = p.GetNode()
@@ -68,12 +75,12 @@ func failedAttempt(j *fettlev1.Job, a *fettlev1.Attempt) string {
 
 // heldJob says that a job is held, why, and how it goes on.
 func heldJob(j *fettlev1.Job) string {
-	s := fmt.Sprintf("job %d is held", j.GetId())
+	s := fmt.Sprintf("job %s is held", api.NameOf(j))
 	if j.GetReason() != fettlev1.Reason_REASON_UNSPECIFIED {
 		s += " (" + model.ReasonText(j.GetReason()) + ")"
 	}
 	if j.GetDetail() != "" {
 		s += ": " + j.GetDetail()
 	}
-	return s + fmt.Sprintf("; fctl release %d lets it go", j.GetId())
+	return s + fmt.Sprintf("; fctl release %s lets it go", api.NameOf(j))
 }

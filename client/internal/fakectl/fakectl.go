@@ -4,9 +4,9 @@ package fakectl
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
+	"github.com/fettle-hpc/fettle/proto/gres"
 	"github.com/fettle-hpc/fettle/proto/model"
 )
 
@@ -34,6 +35,12 @@ type Server struct {
 	events  []*fettlev1.Event
 	policy  *fettlev1.ClusterPolicy
 	servers []*fettlev1.ServerInfo
+	explain map[uint64]*fettlev1.ExplainJobResponse
+	starts  []*fettlev1.StartPrediction
+	reserve []*fettlev1.Reservation
+	inWay   []uint64
+	usage   *fettlev1.GetUsageResponse
+	errors  []*fettlev1.PredictionStats
 	plugins []*fettlev1.PluginStatus
 	header  *fettlev1.Header
 	faults  map[string][]Fault
@@ -206,7 +213,8 @@ func (s *Server) put(j *fettlev1.Job) {
 	s.nextID = max(s.nextID, j.GetId()+1)
 	old := s.jobs[j.GetId()]
 	s.jobs[j.GetId()] = j
-	s.events = append(s.events, &fettlev1.Event{Index: s.index, JobId: j.GetId(), OldState: old.GetState(), State: j.GetState(), Attempt: j.GetAttempt()})
+	s.events = append(s.events, &fettlev1.Event{Index: s.index, JobId: j.GetId(), OldState: old.GetState(), State: j.GetState(), Attempt: j.GetAttempt(),
+		ArrayJobId: j.GetArrayJobId(), ArrayIndex: j.GetArrayIndex()})
 }
 
 // Change alters a stored job.
@@ -255,8 +263,12 @@ func Refusal(code codes.Code, d *fettlev1.ErrorDetail) error {
 	return st.Err()
 }
 
-func notFound(id uint64) error {
-	return Refusal(codes.NotFound, &fettlev1.ErrorDetail{Field: "job", Problem: fmt.Sprintf("no job %d", id), Remedy: "fqueue --all lists jobs"})
+func notFound(id uint64, index *uint32) error {
+	name := strconv.FormatUint(id, 10)
+	if index != nil {
+		name = gres.FormatElement(id, *index)
+	}
+	return Refusal(codes.NotFound, &fettlev1.ErrorDetail{Field: "job", Problem: "no job " + name, Remedy: "fqueue --all lists jobs"})
 }
 
 // fault counts a call and takes its fault, if there is one.
@@ -308,7 +320,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 // matches reports whether a selector picks a job.
 func matches(sel *fettlev1.JobSelector, j *fettlev1.Job) bool {
 	in := func(list []string, v string) bool { return len(list) == 0 || slices.Contains(list, v) }
-	if len(sel.GetIds()) > 0 && !slices.Contains(sel.GetIds(), j.GetId()) || len(sel.GetStates()) > 0 && !slices.Contains(sel.GetStates(), j.GetState()) {
+	if len(sel.GetIds())+len(sel.GetElements()) > 0 && !namedBy(sel, j) || len(sel.GetStates()) > 0 && !slices.Contains(sel.GetStates(), j.GetState()) {
 		return false
 	}
 	on := len(sel.GetNodes()) == 0
@@ -321,6 +333,33 @@ func matches(sel *fettlev1.JobSelector, j *fettlev1.Job) bool {
 		in(sel.GetPartitions(), j.GetSpec().GetPartition()) && in(sel.GetProjects(), j.GetSpec().GetProject())
 }
 
+// namedBy reports whether a selector names a job: itself, its array, or as an array's element.
+func namedBy(sel *fettlev1.JobSelector, j *fettlev1.Job) bool {
+	return slices.Contains(sel.GetIds(), j.GetId()) || j.GetArrayJobId() != 0 && slices.Contains(sel.GetIds(), j.GetArrayJobId()) ||
+		slices.ContainsFunc(sel.GetElements(), func(e *fettlev1.ElementSelector) bool {
+			return e.GetJobId() == j.GetArrayJobId() && model.ArrayHas(e.GetRanges(), j.GetArrayIndex())
+		})
+}
+
+// find is the job, or the element of the array; an element that has not started is shown as its array's row. s.mu is held.
+func (s *Server) find(id uint64, index *uint32) *fettlev1.Job {
+	if index == nil {
+		return s.jobs[id]
+	}
+	for _, j := range s.jobs {
+		if j.GetArrayJobId() == id && j.GetArrayIndex() == *index {
+			return j
+		}
+	}
+	j := s.jobs[id]
+	if j == nil || !model.ArrayHas(j.GetArrayLeft().GetRanges(), *index) {
+		return nil
+	}
+	j = proto.Clone(j).(*fettlev1.Job)
+	j.ArrayJobId, j.ArrayIndex, j.ArrayLeft, j.ArrayCounts = id, *index, nil, nil
+	return j
+}
+
 // picked lists the jobs that a selector picks, by number; s.mu is held.
 func (s *Server) picked(sel *fettlev1.JobSelector, finished bool) []*fettlev1.Job {
 	var out []*fettlev1.Job
@@ -328,6 +367,14 @@ func (s *Server) picked(sel *fettlev1.JobSelector, finished bool) []*fettlev1.Jo
 		if (finished || !model.Terminal(j.GetState())) && matches(sel, j) {
 			out = append(out, j)
 		}
+	}
+	for _, e := range sel.GetElements() {
+		model.ArrayEach(e.GetRanges(), func(i uint32) bool {
+			if j := s.find(e.GetJobId(), &i); j != nil && j.GetId() == e.GetJobId() {
+				out = append(out, j)
+			}
+			return true
+		})
 	}
 	slices.SortFunc(out, func(a, b *fettlev1.Job) int { return int(a.GetId()) - int(b.GetId()) })
 	return out

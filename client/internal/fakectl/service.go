@@ -34,14 +34,14 @@ func (s *Server) SubmitJobs(_ context.Context, req *fettlev1.SubmitJobsRequest) 
 		case bad != nil:
 			res.Error = bad
 		case req.GetDryRun():
-			res.Spec, res.RenderedConfig, res.Estimate = spec, s.answer.GetRenderedConfig(), s.answer.GetEstimate()
+			res.Spec, res.RenderedConfig, res.Estimate, res.Start = spec, s.answer.GetRenderedConfig(), s.answer.GetEstimate(), s.answer.GetStart()
 		case s.keys[sub.GetRequestId()] != 0:
 			res.JobId, res.Duplicate = s.keys[sub.GetRequestId()], true
 		default:
 			id := s.nextID
 			s.keys[sub.GetRequestId()] = id
 			s.put(&fettlev1.Job{Id: id, Spec: spec, User: "alice", Uid: 1000, State: model.Pending,
-				Reason: fettlev1.Reason_REASON_PRIORITY, RequestId: sub.GetRequestId()})
+				Reason: fettlev1.Reason_REASON_PRIORITY, RequestId: sub.GetRequestId(), ArrayLeft: spec.GetArray()})
 			res.JobId = id
 		}
 		r.Results = append(r.Results, res)
@@ -67,6 +67,18 @@ func (s *Server) act(sel *fettlev1.JobSelector, f func(*fettlev1.Job) *fettlev1.
 			}
 			r.Results = append(r.Results, res)
 		}
+		for _, e := range sel.GetElements() {
+			model.ArrayEach(e.GetRanges(), func(i uint32) bool {
+				res := &fettlev1.JobActionResult{JobId: e.GetJobId(), ArrayIndex: &i}
+				if j := s.find(e.GetJobId(), &i); j == nil {
+					res.Error = &fettlev1.ErrorDetail{Problem: "no such job", Remedy: "fqueue --all lists jobs"}
+				} else {
+					res.Error = s.change(s.split(j), f)
+				}
+				r.Results = append(r.Results, res)
+				return true
+			})
+		}
 	} else {
 		for _, j := range s.picked(sel, false) {
 			r.Results = append(r.Results, &fettlev1.JobActionResult{JobId: j.GetId(), Error: s.change(j, f)})
@@ -75,6 +87,19 @@ func (s *Server) act(sel *fettlev1.JobSelector, f func(*fettlev1.Job) *fettlev1.
 	r.Header = s.head()
 	s.wake()
 	return r
+}
+
+// split gives an element that has none a row of its own; s.mu is held.
+func (s *Server) split(j *fettlev1.Job) *fettlev1.Job {
+	if j.GetId() != j.GetArrayJobId() {
+		return j
+	}
+	array := proto.Clone(s.jobs[j.GetId()]).(*fettlev1.Job)
+	array.ArrayLeft.Ranges = model.ArrayWithout(array.GetArrayLeft().GetRanges(), j.GetArrayIndex())
+	s.put(array)
+	j.Id = s.nextID
+	s.put(j)
+	return s.jobs[j.GetId()]
 }
 
 func (s *Server) change(j *fettlev1.Job, f func(*fettlev1.Job) *fettlev1.ErrorDetail) *fettlev1.ErrorDetail {
@@ -135,9 +160,12 @@ func (s *Server) RequeueJobs(_ context.Context, req *fettlev1.JobActionRequest) 
 func (s *Server) UpdateJob(_ context.Context, req *fettlev1.UpdateJobRequest) (*fettlev1.UpdateJobResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	j := s.jobs[req.GetJobId()]
+	j := s.find(req.GetJobId(), req.ArrayIndex)
 	if j == nil {
-		return nil, notFound(req.GetJobId())
+		return nil, notFound(req.GetJobId(), req.ArrayIndex)
+	}
+	if req.ArrayIndex != nil {
+		j = s.split(j)
 	}
 	j = proto.Clone(j).(*fettlev1.Job)
 	if req.Priority != nil {
@@ -151,6 +179,12 @@ func (s *Server) UpdateJob(_ context.Context, req *fettlev1.UpdateJobRequest) (*
 	}
 	if req.Comment != nil {
 		j.Spec.Comment = req.GetComment()
+	}
+	if req.DeadlineMs != nil {
+		j.Spec.DeadlineMs = req.GetDeadlineMs()
+	}
+	if req.ArrayMaxRunning != nil {
+		j.Spec.Array.MaxRunning = req.GetArrayMaxRunning()
 	}
 	if req.NoRequeue != nil {
 		j.Spec.NoRequeue = req.GetNoRequeue()
@@ -167,9 +201,9 @@ func (s *Server) UpdateJob(_ context.Context, req *fettlev1.UpdateJobRequest) (*
 func (s *Server) GetJob(_ context.Context, req *fettlev1.GetJobRequest) (*fettlev1.GetJobResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	j := s.jobs[req.GetJobId()]
+	j := s.find(req.GetJobId(), req.ArrayIndex)
 	if j == nil {
-		return nil, notFound(req.GetJobId())
+		return nil, notFound(req.GetJobId(), req.ArrayIndex)
 	}
 	return &fettlev1.GetJobResponse{Header: s.head(), Job: j}, nil
 }
@@ -212,7 +246,7 @@ func (s *Server) WatchEvents(req *fettlev1.WatchEventsRequest, stream grpc.Serve
 		s.mu.Lock()
 		var out []*fettlev1.Event
 		for _, e := range s.events {
-			if e.GetIndex() > after && (len(req.GetSelect().GetIds()) == 0 || matches(&fettlev1.JobSelector{Ids: req.GetSelect().GetIds()}, &fettlev1.Job{Id: e.GetJobId()})) {
+			if e.GetIndex() > after && (len(req.GetSelect().GetIds()) == 0 || matches(&fettlev1.JobSelector{Ids: req.GetSelect().GetIds()}, &fettlev1.Job{Id: e.GetJobId(), ArrayJobId: e.GetArrayJobId(), ArrayIndex: e.GetArrayIndex()})) {
 				out = append(out, e)
 			}
 		}
@@ -242,10 +276,10 @@ func (s *Server) ReadLog(req *fettlev1.ReadLogRequest, stream grpc.ServerStreami
 	tail := req.GetTailBytes()
 	for {
 		s.mu.Lock()
-		j := s.jobs[req.GetJobId()]
+		j := s.find(req.GetJobId(), req.ArrayIndex)
 		if j == nil {
 			s.mu.Unlock()
-			return notFound(req.GetJobId())
+			return notFound(req.GetJobId(), req.ArrayIndex)
 		}
 		if attempt == 0 {
 			attempt = j.GetAttempt()
