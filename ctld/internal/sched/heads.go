@@ -41,6 +41,9 @@ type kept struct {
 // maxHeads bounds the reservations of one plan, for queues in which every job names other nodes.
 const maxHeads = 64
 
+// maxExplained bounds for how many heads a plan finds out what they lack, which takes a look at every node.
+const maxExplained = 8
+
 func (h *heads) init(s *pass) {
 	h.s, h.depth = s, s.p.opt.Depth
 	if h.depth == 0 {
@@ -58,6 +61,10 @@ func (h *heads) add(e *entry, c *class) {
 	h.pending = append(h.pending, e)
 	h.s.plan.Heads = append(h.s.plan.Heads, Head{Job: e.ID})
 	if h.s.plan.Waits == nil {
+		return
+	}
+	if len(h.s.plan.Heads) > maxExplained {
+		h.s.wait(e, Wait{Reason: fettlev1.Reason_REASON_RESOURCES})
 		return
 	}
 	h.open(h.s.now, true)
