@@ -36,6 +36,7 @@ func simulateFlags(compare bool) []cli.Flag {
 		&cli.StringSliceFlag{Name: "set", Usage: "setting of the policy, `KEY=VALUE`; may be repeated"},
 		&cli.StringFlag{Name: "model", Value: modelFettle, Usage: "`MODEL`: fettle's own planner (fettle) or the small reference model (reference)"},
 		&cli.IntFlag{Name: "repeat", Usage: "simulate `N` slightly perturbed copies and give mean ± standard deviation"},
+		&cli.IntFlag{Name: "scale", Value: 1, Usage: "simulate `N` copies of the workload, spread over a day, on as many copies of the cluster"},
 		&cli.IntFlag{Name: "parallel", Value: runtime.GOMAXPROCS(0), Usage: "run `N` simulations at once"},
 		&cli.BoolFlag{Name: "srsf", Usage: "add the yardstick: least remaining service first, durations known, stopping and moving free"},
 		&cli.BoolFlag{Name: "json", Usage: "write JSON"},
@@ -63,6 +64,9 @@ func simulate(c *cli.Context, compare bool, stderr io.Writer) error {
 	}
 	if c.Int("repeat") < 0 || c.Int("repeat") > 1000 {
 		return usagef("--repeat %d: use 0 to 1000", c.Int("repeat"))
+	}
+	if c.Int("scale") < 1 || c.Int("scale") > 64 {
+		return usagef("--scale %d: use 1 to 64", c.Int("scale"))
 	}
 	if c.Int("parallel") < 1 {
 		return usagef("--parallel %d: use at least 1", c.Int("parallel"))
@@ -132,6 +136,7 @@ func workload(c *cli.Context, stderr io.Writer) (fsim.Workload, error) {
 		return fsim.Workload{}, err
 	}
 	name := filepath.Base(path)
+	jobs, nodes = trace.Scale(jobs, nodes, c.Int("scale"))
 	return fsim.Workload{Name: strings.TrimSuffix(name, filepath.Ext(name)), Jobs: jobs, Nodes: nodes}, nil
 }
 

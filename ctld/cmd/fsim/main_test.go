@@ -173,6 +173,7 @@ func TestUsage(t *testing.T) {
 		"two policies":       {[]string{"--trace", "hpc2n.csv", "--policy", "fifo", "--policy", "multifactor"}, "--policy: given 2 times; fsim compare takes several"},
 		"compare nothing":    {[]string{"compare", "--trace", "hpc2n.csv"}, "--policy: missing; name at least two"},
 		"repeat":             {[]string{"--trace", "hpc2n.csv", "--repeat", "-1"}, "--repeat -1: use 0 to 1000"},
+		"scale":              {[]string{"--trace", "hpc2n.csv", "--scale", "65"}, "--scale 65: use 1 to 64"},
 		"parallel":           {[]string{"--trace", "hpc2n.csv", "--parallel", "0"}, "--parallel 0: use at least 1"},
 		"stray argument":     {[]string{"philly"}, `unexpected argument "philly"`},
 	} {

@@ -224,3 +224,25 @@ func TestLoad(t *testing.T) {
 		t.Errorf("got %f, want 300 GPU-s over 50 s of 4 GPUs", got)
 	}
 }
+
+func TestScale(t *testing.T) {
+	t.Parallel()
+	jobs := []Job{{ID: "a", Row: 0, SubmitS: 0, DurationS: 5, GPUs: 1, User: "ann"}, {ID: "b", Row: 1, SubmitS: 40_000, DurationS: 5, GPUs: 1, VC: "v"}}
+	js, ns := Scale(jobs, Cluster{{Name: "n", GPUs: 2}}, 4)
+	if len(js) != 8 || len(ns) != 4 || ns.GPUs() != 8 || ns[3].Name != "n#3" {
+		t.Fatalf("%d jobs, %v", len(js), ns)
+	}
+	rows := map[int]bool{}
+	for i, j := range js {
+		if rows[j.Row] || i > 0 && j.SubmitS < js[i-1].SubmitS {
+			t.Errorf("row %d comes twice, or out of order", j.Row)
+		}
+		rows[j.Row] = true
+	}
+	if last := js[7]; last.ID != "b#3" || last.SubmitS != 40_000+3*21_600 || last.VC != "v#3" || last.User != "" {
+		t.Errorf("last %+v", last)
+	}
+	if one, same := Scale(jobs, Cluster{{Name: "n"}}, 1); len(one) != 2 || same[0].Name != "n" {
+		t.Error("once is not the same")
+	}
+}
