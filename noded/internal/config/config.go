@@ -16,6 +16,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/fettle-hpc/fettle/proto/gres"
+	"github.com/fettle-hpc/fettle/proto/model"
 )
 
 // Isolation levels that a configuration can ask for.
@@ -79,15 +80,15 @@ type Config struct {
 
 // Defaults of what may be left out.
 const (
-	defaultGPUReadings          = 5 * time.Second
-	minGPUReadings              = 100 * time.Millisecond
-	defaultGPUIdleMemory        = "1G"
+	defaultGPUReadings   = 5 * time.Second
+	minGPUReadings       = 100 * time.Millisecond
+	defaultGPUIdleMemory = "1G"
 	// A CUDA context with its libraries takes some 600 MiB of the memory that the driver counts for a process.
 	defaultVRAMTolerance        = "1G"
 	defaultVRAMTolerancePercent = 10
 	maxVRAMTolerancePercent     = 1000
 	// maxFeatures bounds the features of a node.
-	maxFeatures = 64
+	maxFeatures = model.MaxFeatures
 )
 
 // Duration is a time.Duration written as "5s" in TOML.
