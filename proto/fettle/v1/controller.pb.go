@@ -5165,7 +5165,10 @@ type JobChange struct {
 	// One line for people: "with 2 GPUs instead of 4".
 	Text string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
 	// Other jobs would be ended for it.
-	Preempts      bool `protobuf:"varint,3,opt,name=preempts,proto3" json:"preempts,omitempty"`
+	Preempts bool `protobuf:"varint,3,opt,name=preempts,proto3" json:"preempts,omitempty"`
+	// Those jobs, and the GPU-seconds of work that they would lose.
+	Victims       []uint64 `protobuf:"varint,4,rep,packed,name=victims,proto3" json:"victims,omitempty"`
+	LostGpuS      int64    `protobuf:"varint,5,opt,name=lost_gpu_s,json=lostGpuS,proto3" json:"lost_gpu_s,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5221,6 +5224,20 @@ func (x *JobChange) GetPreempts() bool {
 	return false
 }
 
+func (x *JobChange) GetVictims() []uint64 {
+	if x != nil {
+		return x.Victims
+	}
+	return nil
+}
+
+func (x *JobChange) GetLostGpuS() int64 {
+	if x != nil {
+		return x.LostGpuS
+	}
+	return 0
+}
+
 // StartPrediction is when a job will start by present knowledge.
 type StartPrediction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5230,7 +5247,7 @@ type StartPrediction struct {
 	ArrayIndex uint32 `protobuf:"varint,3,opt,name=array_index,json=arrayIndex,proto3" json:"array_index,omitempty"`
 	// Unix milliseconds; 0 when not within the planner's horizon.
 	StartMs int64 `protobuf:"varint,4,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
-	// Between these it starts in four cases of five; 0 when not known.
+	// How early and how late it could well be; high_ms is 0 when that is beyond the planner's horizon, both when not known.
 	LowMs  int64 `protobuf:"varint,5,opt,name=low_ms,json=lowMs,proto3" json:"low_ms,omitempty"`
 	HighMs int64 `protobuf:"varint,6,opt,name=high_ms,json=highMs,proto3" json:"high_ms,omitempty"`
 	// Where.
@@ -6574,11 +6591,14 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\x05limit\x18\x03 \x01(\tR\x05limit\x12\x10\n" +
 	"\x03max\x18\x04 \x01(\x03R\x03max\x12\x12\n" +
 	"\x04used\x18\x05 \x01(\x03R\x04used\x12\x14\n" +
-	"\x05asked\x18\x06 \x01(\x03R\x05asked\"j\n" +
+	"\x05asked\x18\x06 \x01(\x03R\x05asked\"\xa2\x01\n" +
 	"\tJobChange\x12-\n" +
 	"\aoptions\x18\x01 \x03(\v2\x13.fettle.v1.KeyValueR\aoptions\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
-	"\bpreempts\x18\x03 \x01(\bR\bpreempts\"\xfd\x01\n" +
+	"\bpreempts\x18\x03 \x01(\bR\bpreempts\x12\x18\n" +
+	"\avictims\x18\x04 \x03(\x04R\avictims\x12\x1c\n" +
+	"\n" +
+	"lost_gpu_s\x18\x05 \x01(\x03R\blostGpuS\"\xfd\x01\n" +
 	"\x0fStartPrediction\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12 \n" +
 	"\farray_job_id\x18\x02 \x01(\x04R\n" +
