@@ -25,10 +25,10 @@ func policyApply(path string) *command {
 	}
 }
 
-const policyText = `Replaces the cluster's partitions and scheduling settings by those of the file. It is checked, the
-differences are shown and you are asked, and it is stored only if nobody else has changed the policy
-in between. Without a terminal to ask at, or with the policy on stdin, nothing is stored unless -y is
-given.
+const policyText = `Replaces the cluster's policy (partitions, projects, limits, scheduling settings) by that of the
+file. It is checked, the differences are shown and you are asked, and it is stored only if nobody
+else has changed the policy in between. Without a terminal to ask at, or with the policy on stdin,
+nothing is stored unless -y is given.
 
 
 FILE FORMAT
@@ -39,9 +39,33 @@ default = true
 default_time = "4:00:00"
 max_time = "2-00:00:00"   # leave it out for no limit
 state = "up"              # or "down": no job is started there
+preempt = "checkpoint"    # or "requeue", "cancel", "off" (the default): what becomes of its jobs
+                          # when one that asks to preempt goes before them
+min_run = "10m"           # what a job has run before that may happen to it
+preempt_budget = 3        # how often that may happen to a job
+priority_gap = 1          # by how many steps of priority the other one has to be more urgent
+allow_no_preemptible = true
 
-[scheduling]
-age = 10                  # settings of the scheduling policy, see its documentation
+[[project]]
+name = "nlp"
+parent = "lab"            # what counts for it counts for its parent too
+weight = 3                # its share among its siblings
+members = ["alice", "*"]  # "*" is everyone
+guarantee = 16            # GPUs that it can count on
+max_gpus = 32             # limits, for partitions and users too: max_jobs_running, max_time,
+                          # max_jobs_queued, max_gpus_per_job, max_nodes_per_job, gpu_hours,
+                          # gpu_hours_window
+
+[[user]]
+name = "*"                # every user without an entry
+max_gpus = 8
+
+[usage]
+half_life = "7d"          # after so long, use counts half in fair share
+
+[scheduling]              # settings of the scheduling policy, see its documentation
+priority_step = "2h"      # what a step of priority is worth
+partition.h100 = "1h"     # a head start for the jobs of a partition, or of a project
 `
 
 func (c *call) policy(ctx context.Context, cl *api.Client) (*fettlev1.GetPolicyResponse, error) {

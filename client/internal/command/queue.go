@@ -62,8 +62,8 @@ it starts: 12_3. As an argument 12 means the array with all of its elements, 12_
 
 --why names what keeps a job from starting, the jobs and limits that it waits behind, and the
 smallest changes that would start it now, each of which the scheduler has tried. --start shows
-expected starts with the range in which four of five jobs start; both come from the scheduler's
-own plan.
+expected starts, with how early and how late each could well be; they come from the scheduler's own
+plan, run forward on the expected ends of jobs.
 
 ST is PD pending, DI being dispatched, R running, CG completing, FE fencing (its node was lost, its
 resources are held until it is certain that it has ended), S suspended, CD completed, F failed,

@@ -109,7 +109,11 @@ func (c *call) writeWhy(w io.Writer, r *fettlev1.ExplainJobResponse) error {
 	if n := j.GetSpec().GetName(); n != "" {
 		title += " (" + n + ")"
 	}
-	title += " waits: " + model.ReasonText(why.GetReason())
+	if why.GetReason() == fettlev1.Reason_REASON_UNSPECIFIED {
+		title += " starts with the next plan"
+	} else {
+		title += " waits: " + model.ReasonText(why.GetReason())
+	}
 	fmt.Fprintln(w, c.env.Out.Paint(render.Bold, render.Line(title)))
 	fs := []field{{"Why", why.GetDetail()}}
 	for _, l := range why.GetLimits() {
@@ -179,7 +183,10 @@ func changeText(ch *fettlev1.JobChange) string {
 	if o := strings.Join(opts, " "); o != "" {
 		s = strings.TrimSpace(s + " (" + o + ")")
 	}
-	if ch.GetPreempts() {
+	switch v := ch.GetVictims(); {
+	case len(v) > 0:
+		s += ", ending " + jobWord(len(v)) + " " + gres.FormatJobIDs(v) + ", " + gpuTime(ch.GetLostGpuS()) + " lost"
+	case ch.GetPreempts():
 		s += ", at the cost of jobs that would be ended for it"
 	}
 	return s
@@ -242,8 +249,11 @@ func whenText(ms int64, now time.Time) string {
 
 // rangeText is between when and when a job is expected to start.
 func rangeText(p *fettlev1.StartPrediction) string {
-	if p.GetLowMs() == 0 || p.GetHighMs() == 0 || p.GetLowMs() == p.GetHighMs() {
+	switch {
+	case p.GetLowMs() == 0 || p.GetLowMs() == p.GetHighMs():
 		return ""
+	case p.GetHighMs() == 0:
+		return render.Time(p.GetLowMs()) + " or later"
 	}
 	return render.Time(p.GetLowMs()) + " to " + render.Time(p.GetHighMs())
 }

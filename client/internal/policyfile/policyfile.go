@@ -175,8 +175,25 @@ func seconds(where, field, v string) (int64, error) {
 	return int64(d / time.Second), nil
 }
 
+// flat writes tables within a table with dots: what TOML reads of partition.h100 = "2h" becomes the key "partition.h100".
+func flat(table map[string]any) map[string]any {
+	out := make(map[string]any, len(table))
+	for k, v := range table {
+		inner, ok := v.(map[string]any)
+		if !ok {
+			out[k] = v
+			continue
+		}
+		for name, v := range flat(inner) {
+			out[k+"."+name] = v
+		}
+	}
+	return out
+}
+
 // settings turns the [scheduling] table into keys and values, in alphabetical order.
 func settings(table map[string]any) ([]*fettlev1.KeyValue, error) {
+	table = flat(table)
 	if len(table) > model.MaxPolicyKeys {
 		return nil, &Error{Field: "scheduling", Problem: fmt.Sprintf("there are more than %d keys", model.MaxPolicyKeys), Remedy: "set fewer"}
 	}
