@@ -2,7 +2,6 @@ package leader
 
 import (
 	"context"
-	"slices"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
 	"github.com/fettle-hpc/fettle/ctld/internal/sched"
@@ -12,41 +11,32 @@ import (
 	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
 )
 
-// asked remembers for whom victims were looked for, so that a question with no answer is not put in every cycle.
-type asked struct {
-	jobs    []uint64
-	untilMS int64
-}
+// asked remembers until when victims are not looked for again, unless a job comes that asks for them: a question without an
+// answer is not put in every cycle.
+type asked struct{ untilMS int64 }
 
-// askAgain is when the same jobs are asked for again, in milliseconds.
-const askAgain = 10_000
+// askAgain is how long that is, in milliseconds.
+const askAgain = 5_000
 
 // victims has the preemption policy pick who makes room for the blocked jobs that ask for it.
 func (s *Scheduler) victims(ctx context.Context, snap *state.Snapshot, plan *sched.Plan, now int64) []*raftlogv1.Preemption {
 	if plan.Ask == nil {
 		return nil
 	}
-	jobs := make([]uint64, len(plan.Ask.Jobs))
-	for i := range plan.Ask.Jobs {
-		jobs[i] = plan.Ask.Jobs[i].ID
-	}
-	if now < s.asked.untilMS && slices.Equal(jobs, s.asked.jobs) {
-		return nil
-	}
-	s.asked = asked{jobs: jobs, untilMS: now + askAgain}
+	s.asked.untilMS = now + askAgain
 	answer := preempt.Select(plan.Ask)
 	if s.cfg.Victims != nil {
 		var err error
 		if answer, _, err = s.cfg.Victims.Select(ctx, plan.Ask); err != nil {
 			if ctx.Err() == nil {
-				s.cfg.Logger.Error("no victims selected", "blocked", len(jobs), "err", err)
+				s.cfg.Logger.Error("no victims selected", "blocked", len(plan.Ask.Jobs), "err", err)
 			}
 			return nil
 		}
 	}
 	chosen, err := s.feed.Planner().Preempt(plan, answer)
 	if err != nil {
-		s.cfg.Logger.Error("victims cannot be used", "blocked", len(jobs), "err", err)
+		s.cfg.Logger.Error("victims cannot be used", "blocked", len(plan.Ask.Jobs), "err", err)
 		return nil
 	}
 	return Preemptions(snap, chosen)

@@ -56,25 +56,25 @@ func (s *Scheduler) Why(ctx context.Context, job uint64) (why sched.Why, at Posi
 	return why, at, err
 }
 
-// forecastFor is how long a forecast serves.
-const forecastFor = 2 * time.Second
+// A forecast serves for a while: forecastShare times as long as it took, at most forecastFor.
+const (
+	forecastFor   = 2 * time.Second
+	forecastShare = 20
+)
 
 // horizon is how far forecasts look ahead.
 const horizon = 30 * 24 * time.Hour
 
 // forecast is the newest one.
 type forecast struct {
-	atMS   int64
-	starts map[uint64]sched.Start
+	untilMS int64
+	starts  map[uint64]sched.Start
 }
 
 // Forecast says when the jobs that may start probably do. The answer is shared and not to be changed.
 func (s *Scheduler) Forecast(ctx context.Context) (starts map[uint64]sched.Start, err error) {
 	err = s.ask(ctx, func(f *Feed, _ *state.Snapshot, nowMS int64) {
-		if f.forecast.starts == nil || nowMS >= f.forecast.atMS+forecastFor.Milliseconds() {
-			f.forecast = forecast{atMS: nowMS, starts: f.Planner().Forecast(nowMS, horizon.Milliseconds())}
-		}
-		starts = f.forecast.starts
+		starts = f.starts(nowMS)
 	})
 	return starts, err
 }
@@ -92,11 +92,16 @@ const newest = uint64(1)<<59 - 1
 
 // Predict says when a job would probably start if it were submitted now; ok is false when not within the horizon.
 func (s *Scheduler) Predict(ctx context.Context, c Candidate) (start sched.Start, ok bool, err error) {
+	submitted := s.cfg.Now().UnixMilli()
+	row := &state.Job{ID: newest, Spec: c.Spec, User: c.User, Project: c.Project, SubmitMS: submitted, EligibleMS: submitted}
+	row.Array = state.NewArray(c.Spec.GetArray())
+	score, err := s.scoreOf(ctx, row)
+	if err != nil {
+		return sched.Start{}, false, err
+	}
 	err = s.ask(ctx, func(f *Feed, snap *state.Snapshot, nowMS int64) {
-		row := &state.Job{ID: newest, Spec: c.Spec, User: c.User, Project: c.Project, SubmitMS: nowMS, EligibleMS: nowMS}
-		row.Array = state.NewArray(c.Spec.GetArray())
 		p := f.Planner()
-		p.SetJob(sched.JobOf(snap, row, s.scoreOf(row), sched.NeedsOf(c.Spec)))
+		p.SetJob(sched.JobOf(snap, row, score, sched.NeedsOf(c.Spec)))
 		defer p.Remove(newest)
 		start, ok = p.Forecast(nowMS, horizon.Milliseconds())[newest]
 	})

@@ -42,6 +42,10 @@ type SchedulerConfig struct {
 	// BusyOutside are the cards of a node, by UUID, that something outside of jobs uses; optional. NodeChanged tells that they
 	// changed.
 	BusyOutside func(node string) []string
+	// Configure hands over the settings of the cluster's policy to whoever orders the queue; optional.
+	Configure func(ctx context.Context, settings []*fettlev1.KeyValue) error
+	// Explain takes scores apart; optional.
+	Explain Explainer
 	// Victims picks who makes room for jobs that ask for it; optional: without it the built-in policy does.
 	Victims host.Selector
 	// Options of the planner; the zero value is the usual.
@@ -62,7 +66,11 @@ type Scheduler struct {
 	scores map[uint64]int64
 	mu     sync.RWMutex
 	stats  stats
-	asked  asked
+	// accounts is the use of the cluster as the policy is told of it, settings what the policy was last given.
+	accounts    *accounts
+	settings    []*fettlev1.KeyValue
+	predictions atomic.Pointer[predictions]
+	asked       asked
 	// questions are answered between cycles, until term is closed; nil when this controller does not lead.
 	questions chan func(*Feed, *state.Snapshot, int64)
 	term      atomic.Pointer[chan struct{}]
@@ -141,6 +149,7 @@ func (s *Scheduler) Lead(ctx context.Context, term uint64) {
 	sub := s.cfg.Store.Subscribe(4096)
 	defer sub.Close()
 	defer s.forget()
+	s.predictions.Store(newPredictions(s.cfg.Now().UnixMilli()))
 	over := make(chan struct{})
 	s.term.Store(&over)
 	defer func() { s.term.Store(nil); close(over) }()
@@ -192,6 +201,8 @@ func (s *Scheduler) forget() {
 	defer s.mu.Unlock()
 	s.feed, s.later = nil, sched.NewQueue()
 	s.asked = asked{}
+	s.accounts, s.settings = nil, nil
+	s.predictions.Store(nil)
 	clear(s.scores)
 	clear(s.refused)
 }
@@ -210,11 +221,15 @@ func (s *Scheduler) cycle(ctx context.Context, term uint64, ch *changes) time.Du
 	now := s.cfg.Now().UnixMilli()
 	s.ripen(now, ch)
 	scored := s.follow(ctx, snap, now, ch)
+	s.feed.Planner().AskForVictims(now >= s.asked.untilMS)
 	plan := s.feed.Planner().Plan(now)
 	next := s.parked(now, plan.Waits)
 	s.waits.Store(&plan.Waits)
 	s.stats.add(time.Since(began))
-	next = min(next, s.nextRipe(now), until(plan.WakeMS, now))
+	next = min(next, s.nextRipe(now), until(plan.WakeMS, now), s.predict(now))
+	if s.feed.Planner().Jobs() > 0 {
+		next = min(next, until(s.accounts.madeMS+accountsFor, now))
+	}
 	if !scored {
 		next = min(next, retryAfterRejection)
 	}
@@ -299,16 +314,28 @@ func (s *Scheduler) follow(ctx context.Context, snap *state.Snapshot, now int64,
 	var cols policy.Columns
 	var removed []uint64
 	reset := ch.all || s.feed == nil
+	if (reset || ch.policy) && s.configure(ctx, snap) {
+		// Other weights: everybody's score may be another one.
+		reset = true
+	}
+	moved := s.account(snap, now, reset || ch.policy)
 	if reset {
 		s.feed, s.later = NewFeed(FeedConfig{Options: s.cfg.Options, Remaining: s.cfg.Remaining, BusyOutside: s.cfg.BusyOutside}), sched.NewQueue()
 		clear(s.refused)
 		s.feed.Reset(snap, connected, now)
 		for j := range snap.Pending {
 			if s.sort(j, now) {
-				cols.Append(columnsOf(j))
+				cols.Append(s.columnsOf(j))
 			}
 		}
 	} else {
+		if len(moved) > 0 {
+			for j := range snap.Pending {
+				if moved[accountKey{j.Account(), j.User}] {
+					ch.again = append(ch.again, j.ID)
+				}
+			}
+		}
 		if ch.policy {
 			s.feed.Policy(snap)
 		}
@@ -320,15 +347,17 @@ func (s *Scheduler) follow(ctx context.Context, snap *state.Snapshot, now int64,
 			j := snap.Job(id)
 			switch {
 			case j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING && s.sort(j, now):
-				cols.Append(columnsOf(j))
+				cols.Append(s.columnsOf(j))
 				continue
 			case j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING:
 				s.feed.Hold(id)
 			case j != nil && j.Active():
 				s.later.Delete(id)
+				s.predictions.Load().started(j)
 				s.feed.Active(snap, j, now)
 			default:
 				s.later.Delete(id)
+				s.predictions.Load().gone(id)
 				s.feed.Gone(id)
 			}
 			if _, queued := s.scores[id]; queued {
@@ -373,15 +402,16 @@ func (s *Scheduler) score(ctx context.Context, snap *state.Snapshot, now int64, 
 	defer s.mu.Unlock()
 	for i, id := range scores.ID {
 		if j := snap.Job(id); j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING {
+			if j.Spec.GetPreempt() {
+				s.asked.untilMS = 0
+			}
 			s.scores[id] = scores.Score[i]
+			s.predictions.Load().waits(id)
 			s.feed.Pending(snap, j, scores.Score[i])
 		}
 	}
 	return true
 }
-
-// scoreOf is about what the policy would say of a job that does not wait yet: the built-in one with its usual weights.
-func (s *Scheduler) scoreOf(j *state.Job) int64 { return policy.Defaults().ScoreJob(columnsOf(j)) }
 
 // sort puts a waiting job where it belongs for now; true means among those that may start.
 func (s *Scheduler) sort(j *state.Job, now int64) bool {
@@ -407,7 +437,8 @@ func (s *Scheduler) ripen(now int64, ch *changes) {
 	}
 }
 
-func columnsOf(j *state.Job) policy.Job {
+// columnsOf is what the policy is told of a job.
+func (s *Scheduler) columnsOf(j *state.Job) policy.Job {
 	size := j.Spec.GetGpusPerNode().GetCount() * max(j.Spec.GetNodes(), 1)
 	if total := j.Spec.GetGpusTotal().GetCount(); total > 0 {
 		size = total
@@ -415,7 +446,14 @@ func columnsOf(j *state.Job) policy.Job {
 	if size == 0 {
 		size = max(j.Spec.GetCpusPerNode()*max(j.Spec.GetNodes(), 1)/8, 1)
 	}
+	var ranMS int64
+	for _, a := range j.Attempts {
+		if a.GetStartMs() > 0 && a.GetEndMs() > a.GetStartMs() {
+			ranMS += a.GetEndMs() - a.GetStartMs()
+		}
+	}
 	return policy.Job{
+		RunS: ranMS / 1000, Account: s.accounts.of(j),
 		ID: j.ID, Priority: j.Spec.GetPriority(), EligibleMS: j.EligibleMS, Size: size,
 		TimeLimitS: j.Spec.GetTimeLimitS(), User: j.User, Project: j.Account(),
 		Partition: j.Spec.GetPartition(), EstimateS: j.Spec.GetEstimatedRunS(),

@@ -90,6 +90,16 @@ func (h *heads) open(end int64, hard bool) {
 	}
 }
 
+// keeps reports whether a holder in the cluster stands for a head.
+func (h *heads) keeps(holder uint64) bool {
+	for _, k := range h.kept {
+		if k.entry != nil && k.holder == holder {
+			return true
+		}
+	}
+	return false
+}
+
 // yield gives free what is kept for jobs behind one, and for itself, and books the rest.
 func (h *heads) yield(e *entry) {
 	for _, k := range h.kept {
@@ -141,6 +151,14 @@ func (h *heads) settle() {
 		head.ShadowMS, head.Allocs, head.held = k.shadow, k.full, k.allocs
 	}
 	h.pending = h.pending[:0]
+}
+
+// pendUpTo works out what is kept for the pending heads if one of them is ahead of a job; otherwise nothing that it could use is
+// kept for them.
+func (h *heads) pendUpTo(e *entry) {
+	if slices.ContainsFunc(h.pending, func(o *entry) bool { return before(o, e) }) {
+		h.settle()
+	}
 }
 
 // reserve finds when and where a head can start at the earliest, by letting what runs end one by one.

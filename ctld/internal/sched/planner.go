@@ -57,6 +57,8 @@ type Planner struct {
 	// pass numbers the plans; settled asks for the reservations of all heads, whether or not anything else could start.
 	pass    uint64
 	settled bool
+	// silent leaves out who could be preempted.
+	silent bool
 }
 
 // entry is a waiting job in the planner.
@@ -111,7 +113,11 @@ func NewPlanner(opt Options) *Planner {
 // before anything is held, HeadroomMiB.
 func (p *Planner) Cluster() *place.Cluster { return p.cluster }
 
-// Jobs is how many jobs wait, Running how many attempts hold something.
+// AskForVictims says whether plans from here on list who could be preempted (Plan.Ask), which is most of their work where many
+// jobs may preempt. They do until told otherwise.
+func (p *Planner) AskForVictims(on bool) { p.silent = !on }
+
+// Jobs is how many jobs wait.
 func (p *Planner) Jobs() int { return len(p.jobs) }
 
 // Running is how many attempts hold something.
@@ -252,17 +258,22 @@ func (p *Planner) SetRunning(r Running) {
 	if e := p.jobs[r.ID]; e != nil {
 		p.removeJob(e)
 	}
+	endMS := int64(math.MaxInt64)
+	if r.LimitS > 0 {
+		endMS = r.StartMS + r.LimitS*1000
+	}
+	if r.PredictedEndMS > 0 {
+		endMS = min(endMS, r.PredictedEndMS)
+	}
 	old := p.running[r.ID]
+	if old != nil && old.endMS == endMS && sameStanding(&old.Running, &r) {
+		old.Running = r
+		return
+	}
 	if old != nil {
 		p.discount(old)
 	}
-	a := &attempt{Running: r, account: p.account(who{r.Partition, r.Project, r.User}), milli: p.milli(r.Allocs), endMS: math.MaxInt64}
-	if r.LimitS > 0 {
-		a.endMS = r.StartMS + r.LimitS*1000
-	}
-	if r.PredictedEndMS > 0 {
-		a.endMS = min(a.endMS, r.PredictedEndMS)
-	}
+	a := &attempt{Running: r, account: p.account(who{r.Partition, r.Project, r.User}), milli: p.milli(r.Allocs), endMS: endMS}
 	p.running[r.ID] = a
 	p.order(a).ReplaceOrInsert(a)
 	if a.Ending {
@@ -275,6 +286,12 @@ func (p *Planner) SetRunning(r Running) {
 	if old == nil || !sameAllocs(old.Allocs, r.Allocs) {
 		p.cluster.Hold(r.ID, r.Allocs)
 	}
+}
+
+// sameStanding reports whether nothing differs that attempts are counted or ordered by.
+func sameStanding(a, b *Running) bool {
+	return a.StartMS == b.StartMS && a.LimitS == b.LimitS && a.Ending == b.Ending && a.ArrayID == b.ArrayID &&
+		a.User == b.User && a.Project == b.Project && a.Partition == b.Partition && sameAllocs(a.Allocs, b.Allocs)
 }
 
 func (p *Planner) order(a *attempt) *btree.BTreeG[*attempt] {

@@ -20,11 +20,11 @@ const maxCandidates = 4096
 // ask describes the jobs that want to preempt, as the cluster stands after the plan's starts.
 func (s *pass) ask() *preempt.Request {
 	blocked := s.findPreemptors()
-	if len(blocked) == 0 {
+	if len(blocked) == 0 || s.p.silent {
 		return nil
 	}
-	s.heads.settle()
-	a := asking{s: s, req: &preempt.Request{NowMS: s.now}, at: map[uint64]int{}, node: map[int]int{}}
+	s.heads.pendUpTo(blocked[len(blocked)-1])
+	a := asking{s: s, req: &preempt.Request{NowMS: s.now}, at: map[uint64]int{}, node: map[int]int{}, views: map[int][]view{}}
 	// Cheap ones first, so that the bound on their number leaves out those who would hardly be chosen.
 	for _, r := range s.p.running {
 		if c, ok := s.costOf(r); ok {
@@ -36,6 +36,10 @@ func (s *pass) ask() *preempt.Request {
 	}
 	slices.SortFunc(a.all, func(x, y costed) int { return cmp.Or(cmp.Compare(x.cost, y.cost), cmp.Compare(x.a.ID, y.a.ID)) })
 	a.all = a.all[:min(len(a.all), maxCandidates)]
+	a.index = make(map[uint64]int, len(a.all))
+	for i := range a.all {
+		a.index[a.all[i].a.ID] = i
+	}
 	for _, e := range blocked {
 		a.add(e)
 	}
@@ -125,6 +129,57 @@ type asking struct {
 	// at and node are the places in the request of candidates and nodes.
 	at   map[uint64]int
 	node map[int]int
+	// index finds an attempt in all. views are what is held on a node, but for what is kept for heads.
+	index map[uint64]int
+	views map[int][]view
+	// order are the nodes that are up by name, which decides where all else is equal.
+	order []int
+}
+
+// view is what one holder has on a node.
+type view struct {
+	// may is its place among those that might be stopped, -1 for one that is not.
+	may   int
+	cards uint64
+	cpus  int64
+	mem   int64
+}
+
+// view is what is held on a node, looked up once.
+func (a *asking) view(i int) []view {
+	if v, ok := a.views[i]; ok {
+		return v
+	}
+	c := a.s.p.cluster
+	node := c.Node(i)
+	var list []view
+	for h := range c.HoldersOn(i) {
+		if a.s.heads.keeps(h) {
+			continue
+		}
+		for _, al := range c.Holding(h) {
+			if al.GetNode() == node.Name {
+				v := seen(node, al)
+				if k, ok := a.index[h]; ok {
+					v.may = k
+				}
+				list = append(list, v)
+				break
+			}
+		}
+	}
+	a.views[i] = list
+	return list
+}
+
+func seen(node *place.Node, al *fettlev1.NodeAllocation) view {
+	v := view{may: -1, cpus: int64(al.GetCpus()), mem: al.GetMemMib()}
+	for k := range node.GPUs {
+		if slices.Contains(al.GetGpuUuids(), node.GPUs[k].UUID) {
+			v.cards |= 1 << k
+		}
+	}
+	return v
 }
 
 func (a *asking) add(e *entry) {
@@ -136,10 +191,10 @@ func (a *asking) add(e *entry) {
 		return
 	}
 	allowed = allowed.And(s.ready)
-	victims := map[uint64]bool{}
+	victims := make([]bool, len(a.all))
 	job := preempt.Job{ID: e.ID, Score: e.Score}
 	nodes := place.NewNodeSet(s.p.cluster.Len())
-	for _, c := range a.all {
+	for k, c := range a.all {
 		if !s.yields(c.a, e) {
 			continue
 		}
@@ -151,7 +206,7 @@ func (a *asking) add(e *entry) {
 			}
 		}
 		if touches {
-			victims[c.a.ID] = true
+			victims[k] = true
 			job.Candidates = append(job.Candidates, a.candidate(c))
 		}
 	}
@@ -159,11 +214,15 @@ func (a *asking) add(e *entry) {
 		return
 	}
 	slices.Sort(job.Candidates)
-	// By name, which decides where all else is equal.
-	order := slices.SortedFunc(allowed.All(), func(x, y int) int { return cmp.Compare(s.p.cluster.Name(x), s.p.cluster.Name(y)) })
+	if a.order == nil {
+		a.order = slices.SortedFunc(s.ready.All(), func(x, y int) int { return cmp.Compare(s.p.cluster.Name(x), s.p.cluster.Name(y)) })
+	}
 	for _, n := range s.p.choices(e, allowed) {
 		need := preempt.Need{Nodes: n.nodes, GPUs: n.gpus, CPUs: int(max(e.Needs.Request.CPUs, 1)), MemoryMiB: e.Needs.Request.MemMiB, GPUType: n.typ}
-		for _, i := range order {
+		for _, i := range a.order {
+			if !allowed.Has(i) {
+				continue
+			}
 			p, free := a.place(i, n, e, victims)
 			if free >= n.gpus && p.CPUs >= need.CPUs && p.MemoryMiB >= need.MemoryMiB || nodes.Has(i) {
 				need.Places = append(need.Places, p)
@@ -215,26 +274,27 @@ func (a *asking) nodeAt(i int) int {
 }
 
 // place is what a node has for a need: what is free, and the cards that victims alone hold.
-func (a *asking) place(i int, n choice, e *entry, victims map[uint64]bool) (preempt.Place, int) {
-	c := a.s.p.cluster
-	node := c.Node(i)
-	name := node.Name
+func (a *asking) place(i int, n choice, e *entry, victims []bool) (preempt.Place, int) {
+	node := a.s.p.cluster.Node(i)
 	var held, kept uint64
 	cpus, mem := int64(node.CPUs), node.MemMiB
-	for h := range c.HoldersOn(i) {
-		for _, al := range c.Holding(h) {
-			if al.GetNode() != name {
-				continue
+	take := func(v view) {
+		cpus, mem = cpus-v.cpus, mem-v.mem
+		if held |= v.cards; v.may < 0 || !victims[v.may] {
+			kept |= v.cards
+		}
+	}
+	for _, v := range a.view(i) {
+		take(v)
+	}
+	for _, k := range a.s.heads.kept {
+		if k.entry == nil || k.out {
+			continue
+		}
+		for _, al := range k.allocs {
+			if al.GetNode() == node.Name {
+				take(seen(node, al))
 			}
-			cpus, mem = cpus-int64(al.GetCpus()), mem-al.GetMemMib()
-			for k, g := range node.GPUs {
-				if slices.Contains(al.GetGpuUuids(), g.UUID) {
-					if held |= 1 << k; !victims[h] {
-						kept |= 1 << k
-					}
-				}
-			}
-			break
 		}
 	}
 	p := preempt.Place{Node: a.nodeAt(i), CPUs: int(max(cpus, 0)), MemoryMiB: max(mem, 0)}
