@@ -29,6 +29,7 @@ var rules = map[string]access{
 	"SubmitJobs": everybody, "CancelJobs": everybody, "HoldJobs": everybody, "ReleaseJobs": everybody, "RequeueJobs": everybody, "UpdateJob": everybody,
 	"GetJob": everybody, "ListJobs": everybody, "WatchEvents": everybody, "ReadLog": everybody,
 	"ListNodes": everybody, "GetCluster": everybody, "GetPolicy": everybody, "ListPlugins": everybody,
+	"ExplainJob": everybody, "PredictStarts": everybody, "GetPredictionStats": everybody,
 	"GetUsage": everybody, "ListReservations": everybody, "SetReservation": adminsOnly, "RemoveReservation": adminsOnly,
 	"UpdateNode": adminsOnly, "AddServer": adminsOnly, "RemoveServer": adminsOnly, "TransferLeadership": adminsOnly, "SetPolicy": adminsOnly,
 	"GetLeaderView": adminsOnly,
@@ -88,7 +89,10 @@ func calls(ctx context.Context, c fettlev1.ControllerServiceClient) map[string]f
 			_, err := c.RemoveReservation(ctx, &fettlev1.RemoveReservationRequest{Name: "r9"})
 			return err
 		},
-		"GetLeaderView": func() error { _, err := c.GetLeaderView(ctx, &fettlev1.GetLeaderViewRequest{}); return err },
+		"ExplainJob":         func() error { _, err := c.ExplainJob(ctx, &fettlev1.ExplainJobRequest{JobId: 99}); return err },
+		"PredictStarts":      func() error { _, err := c.PredictStarts(ctx, &fettlev1.PredictStartsRequest{}); return err },
+		"GetPredictionStats": func() error { _, err := c.GetPredictionStats(ctx, &fettlev1.GetPredictionStatsRequest{}); return err },
+		"GetLeaderView":      func() error { _, err := c.GetLeaderView(ctx, &fettlev1.GetLeaderViewRequest{}); return err },
 	}
 }
 

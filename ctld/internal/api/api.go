@@ -12,10 +12,12 @@ import (
 	"time"
 
 	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
+	"github.com/fettle-hpc/fettle/ctld/internal/leader"
 	"github.com/fettle-hpc/fettle/ctld/internal/raftstore"
 	"github.com/fettle-hpc/fettle/ctld/internal/sched"
 	"github.com/fettle-hpc/fettle/ctld/internal/session"
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
+	"github.com/fettle-hpc/fettle/plugins/host"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
 )
@@ -49,6 +51,14 @@ type Scheduler interface {
 	Stats() *fettlev1.SchedulerStats
 	// Score is a pending job's score in the newest cycle.
 	Score(job uint64) (int64, bool)
+	// Why, Forecast, Predict and Order put questions to the planner and the policy of the leader.
+	Why(ctx context.Context, job uint64) (sched.Why, leader.Position, error)
+	Forecast(ctx context.Context) (map[uint64]sched.Start, error)
+	Predict(ctx context.Context, c leader.Candidate) (sched.Start, bool, error)
+	Order(ctx context.Context, j *state.Job) (host.Explanation, host.Source, error)
+	// Predicted is when a waiting job was first said to start, in Unix milliseconds; 0: nothing was said.
+	Predicted(job uint64) int64
+	PredictionStats() []*fettlev1.PredictionStats
 }
 
 // Launchers checks training configs at submit.

@@ -62,6 +62,11 @@ func (s *Server) ListNodes(ctx context.Context, req *fettlev1.ListNodesRequest) 
 func nodeRow(n *state.Node, know *leaderView) *fettlev1.Node {
 	p := n.Proto()
 	p.Readings = know.readings(n.Name)
+	for _, r := range p.Readings {
+		if len(r.GetForeign()) > 0 || r.GetForeignMemoryMib() > 0 {
+			p.GpusBusyOutside = append(p.GpusBusyOutside, r.GetUuid())
+		}
+	}
 	p.LastContactMs = know.contact(n.Name)
 	return p
 }

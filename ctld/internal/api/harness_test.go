@@ -23,11 +23,14 @@ import (
 
 	"github.com/fettle-hpc/fettle/ctld/internal/fsm"
 	"github.com/fettle-hpc/fettle/ctld/internal/identity"
+	"github.com/fettle-hpc/fettle/ctld/internal/leader"
 	"github.com/fettle-hpc/fettle/ctld/internal/locallog"
 	"github.com/fettle-hpc/fettle/ctld/internal/raftstore"
 	"github.com/fettle-hpc/fettle/ctld/internal/sched"
 	"github.com/fettle-hpc/fettle/ctld/internal/session"
 	"github.com/fettle-hpc/fettle/ctld/internal/state"
+	"github.com/fettle-hpc/fettle/plugins/host"
+	"github.com/fettle-hpc/fettle/plugins/policy"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	raftlogv1 "github.com/fettle-hpc/fettle/proto/raftlog/v1"
 )
@@ -119,6 +122,10 @@ func (r *fakeRaft) TransferTo(_ context.Context, id string) error {
 type fakeScheduler struct {
 	mu    sync.Mutex
 	waits map[uint64]sched.Wait
+	// The planner's answers, set before the calls.
+	whys      map[uint64]sched.Why
+	starts    map[uint64]sched.Start
+	candidate leader.Candidate
 }
 
 func (s *fakeScheduler) Waits() map[uint64]sched.Wait {
@@ -130,6 +137,34 @@ func (s *fakeScheduler) Stats() *fettlev1.SchedulerStats {
 	return &fettlev1.SchedulerStats{Policy: "multifactor", Cycles: 3}
 }
 func (s *fakeScheduler) Score(uint64) (int64, bool) { return 0, false }
+
+func (s *fakeScheduler) Why(_ context.Context, job uint64) (sched.Why, leader.Position, error) {
+	w, ok := s.whys[job]
+	if !ok {
+		return sched.Why{}, leader.Position{}, nil
+	}
+	return w, leader.Position{All: 2, Partition: 2, Project: 1}, nil
+}
+
+func (s *fakeScheduler) Forecast(context.Context) (map[uint64]sched.Start, error) {
+	return s.starts, nil
+}
+
+func (s *fakeScheduler) Predict(_ context.Context, c leader.Candidate) (sched.Start, bool, error) {
+	s.candidate = c
+	return sched.Start{AtMS: 5_000, LowMS: 4_000, HighMS: 9_000, Nodes: []string{"n1"}}, s.starts != nil, nil
+}
+
+func (s *fakeScheduler) Order(_ context.Context, j *state.Job) (host.Explanation, host.Source, error) {
+	terms := []policy.Term{{Name: "eligible", MS: 7}, {Name: "priority", MS: -2, Inputs: "priority 3"}}
+	return host.Explanation{Jobs: []host.ExplainedJob{{ID: j.ID, Score: 5, Terms: terms}}, BoundMS: 99}, host.Source{Name: "multifactor", Builtin: true}, nil
+}
+
+func (s *fakeScheduler) Predicted(uint64) int64 { return 0 }
+
+func (s *fakeScheduler) PredictionStats() []*fettlev1.PredictionStats {
+	return []*fettlev1.PredictionStats{{Jobs: 3, MedianErrorS: 12}}
+}
 
 // fakeLaunchers check configs with a function.
 type fakeLaunchers struct {

@@ -17,10 +17,12 @@ import (
 
 // leaderView is what only a leader's memory knows, for one answer.
 type leaderView struct {
-	waits    func(job uint64) (sched.Wait, bool)
-	progress func(job uint64) *fettlev1.Progress
-	contact  func(node string) int64
-	readings func(node string) []*fettlev1.GPUReading
+	waits func(job uint64) (sched.Wait, bool)
+	// predicted is when a waiting job was first said to start, 0 when nothing was said.
+	predicted func(job uint64) int64
+	progress  func(job uint64) *fettlev1.Progress
+	contact   func(node string) int64
+	readings  func(node string) []*fettlev1.GPUReading
 	// servers are the leader's contacts by server id; empty when there is no view.
 	servers map[string]*fettlev1.ServerContact
 }
@@ -101,8 +103,9 @@ func (s *Server) compareLease(leader string, leaseMS int64) {
 func (s *Server) ownView() *leaderView {
 	waits, contact := s.cfg.Scheduler.Waits(), s.cfg.Nodes.LastContactMS()
 	return &leaderView{
-		waits:    func(job uint64) (sched.Wait, bool) { w, ok := waits[job]; return w, ok },
-		progress: s.cfg.Nodes.Progress, readings: s.cfg.Nodes.Readings,
+		waits:     func(job uint64) (sched.Wait, bool) { w, ok := waits[job]; return w, ok },
+		predicted: s.cfg.Scheduler.Predicted,
+		progress:  s.cfg.Nodes.Progress, readings: s.cfg.Nodes.Readings,
 		contact: func(node string) int64 { return contact[node] },
 		servers: serverContacts(s.cfg.Raft.Members()),
 	}
@@ -135,9 +138,11 @@ func emptyView() *leaderView {
 }
 
 func copiedView(r *fettlev1.GetLeaderViewResponse) *leaderView {
+	predicted := map[uint64]int64{}
 	waits, progress, nodes := map[uint64]sched.Wait{}, map[uint64]*fettlev1.Progress{}, map[string]*fettlev1.NodeContact{}
 	for _, w := range r.GetWaits() {
 		waits[w.GetJobId()] = sched.Wait{Reason: w.GetReason(), Detail: w.GetDetail()}
+		predicted[w.GetJobId()] = w.GetPredictedStartMs()
 	}
 	for _, p := range r.GetProgress() {
 		progress[p.GetJobId()] = p.GetProgress()
@@ -150,11 +155,12 @@ func copiedView(r *fettlev1.GetLeaderViewResponse) *leaderView {
 		servers[c.GetId()] = c
 	}
 	return &leaderView{
-		servers:  servers,
-		waits:    func(job uint64) (sched.Wait, bool) { w, ok := waits[job]; return w, ok },
-		progress: func(job uint64) *fettlev1.Progress { return progress[job] },
-		contact:  func(node string) int64 { return nodes[node].GetLastContactMs() },
-		readings: func(node string) []*fettlev1.GPUReading { return nodes[node].GetReadings() },
+		servers:   servers,
+		waits:     func(job uint64) (sched.Wait, bool) { w, ok := waits[job]; return w, ok },
+		predicted: func(job uint64) int64 { return predicted[job] },
+		progress:  func(job uint64) *fettlev1.Progress { return progress[job] },
+		contact:   func(node string) int64 { return nodes[node].GetLastContactMs() },
+		readings:  func(node string) []*fettlev1.GPUReading { return nodes[node].GetReadings() },
 	}
 }
 
@@ -176,7 +182,7 @@ func (s *Server) GetLeaderView(ctx context.Context, _ *fettlev1.GetLeaderViewReq
 		if len(resp.Waits) == viewJobs {
 			break
 		}
-		resp.Waits = append(resp.Waits, &fettlev1.JobWait{JobId: id, Reason: w.Reason, Detail: w.Detail})
+		resp.Waits = append(resp.Waits, &fettlev1.JobWait{JobId: id, Reason: w.Reason, Detail: w.Detail, PredictedStartMs: own.predicted(id)})
 	}
 	for j := range snap.Active {
 		if p := own.progress(j.ID); p != nil {
@@ -202,6 +208,7 @@ func (v *leaderView) show(p *fettlev1.Job, j *state.Job, nowMS int64) {
 		if w.Detail != "" {
 			p.Detail = w.Detail
 		}
+		p.PredictedStartMs = v.predicted(j.ID)
 		return
 	}
 	// Not that of an attempt before this one.

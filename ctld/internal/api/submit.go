@@ -156,6 +156,7 @@ func (s *Server) checkSubmission(ctx context.Context, actor *raftlogv1.Actor, su
 			r.Error = fe.Proto()
 		}
 		r.Warnings = append(r.Warnings, warnings...)
+		r.Start = s.predicted(ctx, snap, actor, full)
 	}
 	return r
 }

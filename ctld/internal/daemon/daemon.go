@@ -134,6 +134,7 @@ func (d *daemon) assemble() {
 	d.scheduler = leader.NewScheduler(leader.SchedulerConfig{
 		Store: d.state, Log: d.logWriter, Scorer: d.plugins, Connected: d.nodes.Connected, Logger: d.log, Now: d.clock.Now,
 		Remaining: d.remaining, BusyOutside: d.busyOutside,
+		Configure: d.plugins.ConfigureScheduling, Explain: d.plugins, Victims: d.plugins.preemption,
 	})
 	d.nodes.OnConnectivity(d.scheduler.Wake)
 	d.nodes.OnBusyOutside(d.scheduler.NodeChanged)

@@ -5911,12 +5911,14 @@ func (x *GetLeaderViewResponse) GetNodeLeaseMs() int64 {
 }
 
 type JobWait struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	JobId         uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	Reason        Reason                 `protobuf:"varint,2,opt,name=reason,proto3,enum=fettle.v1.Reason" json:"reason,omitempty"`
-	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	JobId  uint64                 `protobuf:"varint,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Reason Reason                 `protobuf:"varint,2,opt,name=reason,proto3,enum=fettle.v1.Reason" json:"reason,omitempty"`
+	Detail string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// When it was first said to start, Unix milliseconds; 0: nothing was said.
+	PredictedStartMs int64 `protobuf:"varint,4,opt,name=predicted_start_ms,json=predictedStartMs,proto3" json:"predicted_start_ms,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *JobWait) Reset() {
@@ -5968,6 +5970,13 @@ func (x *JobWait) GetDetail() string {
 		return x.Detail
 	}
 	return ""
+}
+
+func (x *JobWait) GetPredictedStartMs() int64 {
+	if x != nil {
+		return x.PredictedStartMs
+	}
+	return 0
 }
 
 type JobProgress struct {
@@ -6646,11 +6655,12 @@ const file_fettle_v1_controller_proto_rawDesc = "" +
 	"\bprogress\x18\x02 \x03(\v2\x16.fettle.v1.JobProgressR\bprogress\x12,\n" +
 	"\x05nodes\x18\x03 \x03(\v2\x16.fettle.v1.NodeContactR\x05nodes\x122\n" +
 	"\aservers\x18\x04 \x03(\v2\x18.fettle.v1.ServerContactR\aservers\x12\"\n" +
-	"\rnode_lease_ms\x18\x05 \x01(\x03R\vnodeLeaseMs\"c\n" +
+	"\rnode_lease_ms\x18\x05 \x01(\x03R\vnodeLeaseMs\"\x91\x01\n" +
 	"\aJobWait\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12)\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x11.fettle.v1.ReasonR\x06reason\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"U\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12,\n" +
+	"\x12predicted_start_ms\x18\x04 \x01(\x03R\x10predictedStartMs\"U\n" +
 	"\vJobProgress\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\x04R\x05jobId\x12/\n" +
 	"\bprogress\x18\x02 \x01(\v2\x13.fettle.v1.ProgressR\bprogress\"i\n" +
