@@ -34,6 +34,8 @@ type Options struct {
 	// CPUs of each node, default 64. GRES declares GPUs, e.g. "gpu:h100:8"; empty declares none.
 	CPUs int
 	GRES string
+	// NodeConf is added to the configuration of nodes, by name: GPUs or features of their own, for example.
+	NodeConf map[string]string
 	// Times is added to each controller's configuration: a [node] table, for example.
 	Times string
 	// Engine is the trainer's command for nodes.
@@ -228,6 +230,7 @@ func (c *Cluster) AddNode(name string) error {
 	if c.opt.Engine != "" {
 		conf += fmt.Sprintf("engine = %q\n", c.opt.Engine)
 	}
+	conf += c.opt.NodeConf[name]
 	d, err := c.daemon(name, "fettle-noded", conf)
 	if err != nil {
 		return err
