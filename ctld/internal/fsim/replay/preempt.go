@@ -129,7 +129,7 @@ func (e *engine) rekey(ctx context.Context) error {
 
 // victims asks the preemption policy, when the plan has a question for it and it is time.
 func (e *engine) victims(ctx context.Context, plan *sched.Plan) ([]sched.Preemption, error) {
-	if e.preempt == nil || plan.Ask == nil || e.now < e.preempt.next {
+	if plan.Ask == nil {
 		return nil, nil
 	}
 	e.preempt.next = e.now + preemptEveryS

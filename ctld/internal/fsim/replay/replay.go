@@ -350,6 +350,7 @@ func (e *engine) cycle(ctx context.Context) error {
 	}
 	for again := true; again; {
 		e.planner.AskForVictims(e.preempt != nil && e.now >= e.preempt.next)
+		e.planner.AskForVictims(e.preempt != nil && e.now >= e.preempt.next)
 		began := time.Now()
 		plan := e.planner.Plan(ms(e.now))
 		e.passMS = append(e.passMS, float64(time.Since(began).Nanoseconds())/1e6)
