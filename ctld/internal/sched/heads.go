@@ -180,7 +180,11 @@ func (h *heads) reserve(e *entry) *kept {
 	}
 	var gone []*attempt
 	var found *kept
-	s.inOrderOfEnd(func(a *attempt, end int64) bool {
+	rows := s.inOrderOfEnd
+	if n := allowed.Len(); n <= fewNodes && n*16 < c.Nodes() {
+		rows = s.endsOn(allowed)
+	}
+	rows(func(a *attempt, end int64) bool {
 		touches := false
 		for _, al := range a.Allocs {
 			if pos, ok := c.Position(al.GetNode()); ok && allowed.Has(pos) {
@@ -331,6 +335,35 @@ func (s *pass) endOf(a *attempt) int64 {
 type due struct {
 	a   *attempt
 	end int64
+}
+
+// fewNodes is on how many nodes at most it is quicker to look at who is there than at everybody.
+const fewNodes = 64
+
+// endsOn is inOrderOfEnd of what runs on a few nodes.
+func (s *pass) endsOn(nodes place.NodeSet) func(yield func(a *attempt, end int64) bool) {
+	return func(yield func(a *attempt, end int64) bool) {
+		var list []due
+		seen := map[uint64]bool{}
+		for i := range nodes.All() {
+			for h := range s.p.cluster.HoldersOn(i) {
+				a := s.p.running[h]
+				if k := h - holderStart; h >= holderStart && k < uint64(len(s.started)) {
+					a = s.started[k]
+				}
+				if a != nil && !seen[h] {
+					seen[h] = true
+					list = append(list, due{a, s.endOf(a)})
+				}
+			}
+		}
+		slices.SortFunc(list, func(a, b due) int { return cmp.Or(cmp.Compare(a.end, b.end), cmp.Compare(a.a.ID, b.a.ID)) })
+		for _, d := range list {
+			if !yield(d.a, d.end) {
+				return
+			}
+		}
+	}
 }
 
 // inOrderOfEnd yields what runs and what this plan starts by when it probably ends.
