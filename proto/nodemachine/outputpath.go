@@ -78,8 +78,3 @@ func OutputFile(pattern string, spec *fettlev1.JobSpec, n OutputNames) string {
 	}
 	return path.Join(spec.GetWorkDir(), b.String())
 }
-
-// OutputPath is OutputFile of a job that is no element of an array.
-func OutputPath(pattern string, spec *fettlev1.JobSpec, k Key, user, firstNode string) string {
-	return OutputFile(pattern, spec, OutputNames{Key: k, User: user, FirstNode: firstNode})
-}

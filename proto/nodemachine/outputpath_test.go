@@ -6,7 +6,7 @@ import (
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 )
 
-func TestOutputPath(t *testing.T) {
+func TestOutputOfAJob(t *testing.T) {
 	t.Parallel()
 	spec := &fettlev1.JobSpec{Name: "../../etc/x", WorkDir: "/home/ada"}
 	k := Key{Job: 12, Attempt: 3}
@@ -21,7 +21,7 @@ func TestOutputPath(t *testing.T) {
 		"%A_%I":         "/home/ada/12_0",
 		"":              "/home/ada/fettle-12.out",
 	} {
-		if got := OutputPath(pattern, spec, k, "ada", "n1"); got != want {
+		if got := OutputFile(pattern, spec, OutputNames{Key: k, User: "ada", FirstNode: "n1"}); got != want {
 			t.Errorf("%q: %q, want %q", pattern, got, want)
 		}
 	}

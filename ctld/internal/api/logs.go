@@ -117,9 +117,6 @@ func checkRange(req *fettlev1.ReadLogRequest) error {
 	return nil
 }
 
-// defaultOutput is where a job writes that names no file; the node uses the same.
-const defaultOutput = "fettle-%j.out"
-
 // awaitAttempt waits, when following, until the attempt exists or the job has ended without it.
 func (s *Server) awaitAttempt(ctx context.Context, req *fettlev1.ReadLogRequest, number uint32) (*state.Job, error) {
 	sub := s.cfg.Store.Subscribe(1)
@@ -177,9 +174,6 @@ func (s *Server) relayAttempt(stream grpc.ServerStreamingServer[fettlev1.ReadLog
 		return nil
 	}
 	pattern := j.Spec.GetStdoutPath()
-	if pattern == "" {
-		pattern = defaultOutput
-	}
 	if req.GetStderr() {
 		if pattern = j.Spec.GetStderrPath(); pattern == "" {
 			return refuse(model.NotFound, "stderr", "the job writes stderr together with stdout", "leave --stderr out")
@@ -191,7 +185,9 @@ func (s *Server) relayAttempt(stream grpc.ServerStreamingServer[fettlev1.ReadLog
 	if req.GetStderr() {
 		start = alloc.GetExit().GetStderrStart()
 	}
-	path := nodemachine.OutputPath(pattern, j.Spec, key, j.User, at.GetNodes()[0].GetNode())
+	path := nodemachine.OutputFile(pattern, j.Spec, nodemachine.OutputNames{
+		Key: key, ArrayJob: j.ArrayJobID, ArrayIndex: j.ArrayIndex, User: j.User, FirstNode: at.GetNodes()[0].GetNode(),
+	})
 	return s.cfg.Nodes.ReadLog(stream.Context(), alloc.GetNode(), &fettlev1.ReadNodeLog{
 		Key:    key.Proto(),
 		Follow: req.GetFollow(), Stderr: req.GetStderr(), TailBytes: read.tail, Offset: read.offset,

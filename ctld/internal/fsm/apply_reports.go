@@ -115,7 +115,7 @@ func forgiveNode(t *state.Txn, name string) {
 // node, the job moves on; a bad end of one node begins the end of the others.
 func endPart(t *state.Txn, id uint64, rank int, exit *fettlev1.Exit) {
 	before := t.Job(id)
-	ending := before.CancelRequested || before.RequeueRequested || before.FirstBad != 0
+	ending := before.CancelRequested || before.RequeueRequested || before.FirstBad != 0 || preempted(before)
 	p := t.EditPart(id, rank)
 	p.Exit = exit
 	if !exit.GetNeverStarted() && !exit.GetNodeLost() {

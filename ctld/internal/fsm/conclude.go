@@ -96,7 +96,7 @@ func judge(j *state.Job, a *fettlev1.Attempt, exit *fettlev1.Exit, now int64) ve
 	case exit.GetUserError():
 	case exit.GetTimedOut():
 		v.outcome = model.Timeout
-	case oom(exit):
+	case oom(exit), overShare(exit):
 		v.outcome = model.OutOfMemory
 	case exit.GetNodeLost(), exit.GetLeaseExpired():
 		v.outcome, v.again = model.NodeFail, !j.Spec.GetNoRequeue()
@@ -125,6 +125,11 @@ func judge(j *state.Job, a *fettlev1.Attempt, exit *fettlev1.Exit, now int64) ve
 
 func oom(e *fettlev1.Exit) bool {
 	return e.GetOomKilled() || e.GetClass() == fettlev1.ExitClass_EXIT_CLASS_OUT_OF_MEMORY
+}
+
+// overShare: the node ended it because it used more of a shared GPU's memory than it had asked for.
+func overShare(e *fettlev1.Exit) bool {
+	return e.GetClass() == fettlev1.ExitClass_EXIT_CLASS_VRAM_EXCEEDED
 }
 
 // failedLaunches counts the job's newest earlier attempts in a row that never started through no fault of the user.
@@ -156,6 +161,8 @@ func badReason(e *fettlev1.Exit) fettlev1.Reason {
 		return fettlev1.Reason_REASON_TIME_LIMIT
 	case oom(e):
 		return fettlev1.Reason_REASON_OUT_OF_MEMORY
+	case overShare(e):
+		return fettlev1.Reason_REASON_VRAM_EXCEEDED
 	case e.GetNodeLost(), e.GetLeaseExpired():
 		return fettlev1.Reason_REASON_NODE_LOST
 	case e.GetNeverStarted():

@@ -30,12 +30,16 @@ func TestOutcomes(t *testing.T) {
 		free, bound end
 		detail      string
 	}{
-		"status 0":             {&fettlev1.Exit{}, end{model.Completed, 0, 0}, end{model.Completed, 0, 0}, ""},
-		"done, odd status":     {&fettlev1.Exit{Code: 3, Class: classDone}, end{model.Completed, 0, 0}, end{model.Completed, 0, 0}, ""},
-		"status 3":             {&fettlev1.Exit{Code: 3}, end{model.Failed, fettlev1.Reason_REASON_NON_ZERO_EXIT, 3}, end{model.Failed, fettlev1.Reason_REASON_NON_ZERO_EXIT, 3}, "exit status 3"},
-		"signal 9":             {&fettlev1.Exit{Code: -1, Signal: 9}, end{model.Failed, fettlev1.Reason_REASON_SIGNALLED, 137}, end{model.Failed, fettlev1.Reason_REASON_SIGNALLED, 137}, "ended by signal 9"},
-		"permanent, status 0":  {&fettlev1.Exit{Class: classPermanent, Detail: "bad config"}, end{model.Failed, fettlev1.Reason_REASON_PERMANENT_ERROR, 1}, end{model.Failed, fettlev1.Reason_REASON_PERMANENT_ERROR, 1}, "bad config"},
-		"transient":            {&fettlev1.Exit{Code: 1, Class: classTransient}, back(fettlev1.Reason_REASON_BACKOFF), end{model.Failed, fettlev1.Reason_REASON_NON_ZERO_EXIT, 1}, "exit status 1"},
+		"status 0":            {&fettlev1.Exit{}, end{model.Completed, 0, 0}, end{model.Completed, 0, 0}, ""},
+		"done, odd status":    {&fettlev1.Exit{Code: 3, Class: classDone}, end{model.Completed, 0, 0}, end{model.Completed, 0, 0}, ""},
+		"status 3":            {&fettlev1.Exit{Code: 3}, end{model.Failed, fettlev1.Reason_REASON_NON_ZERO_EXIT, 3}, end{model.Failed, fettlev1.Reason_REASON_NON_ZERO_EXIT, 3}, "exit status 3"},
+		"signal 9":            {&fettlev1.Exit{Code: -1, Signal: 9}, end{model.Failed, fettlev1.Reason_REASON_SIGNALLED, 137}, end{model.Failed, fettlev1.Reason_REASON_SIGNALLED, 137}, "ended by signal 9"},
+		"permanent, status 0": {&fettlev1.Exit{Class: classPermanent, Detail: "bad config"}, end{model.Failed, fettlev1.Reason_REASON_PERMANENT_ERROR, 1}, end{model.Failed, fettlev1.Reason_REASON_PERMANENT_ERROR, 1}, "bad config"},
+		"transient":           {&fettlev1.Exit{Code: 1, Class: classTransient}, back(fettlev1.Reason_REASON_BACKOFF), end{model.Failed, fettlev1.Reason_REASON_NON_ZERO_EXIT, 1}, "exit status 1"},
+		"over its share": {
+			&fettlev1.Exit{Code: -1, Signal: 15, Class: fettlev1.ExitClass_EXIT_CLASS_VRAM_EXCEEDED, Detail: "used 9 of 4 GiB"},
+			end{model.OutOfMemory, fettlev1.Reason_REASON_VRAM_EXCEEDED, 143}, end{model.OutOfMemory, fettlev1.Reason_REASON_VRAM_EXCEEDED, 143}, "used 9 of 4 GiB",
+		},
 		"out of memory":        {&fettlev1.Exit{Code: 1, Class: classOOM}, end{model.OutOfMemory, fettlev1.Reason_REASON_OUT_OF_MEMORY, 1}, end{model.OutOfMemory, fettlev1.Reason_REASON_OUT_OF_MEMORY, 1}, "exit status 1"},
 		"oom killed":           {&fettlev1.Exit{Code: -1, Signal: 9, OomKilled: true}, end{model.OutOfMemory, fettlev1.Reason_REASON_OUT_OF_MEMORY, 137}, end{model.OutOfMemory, fettlev1.Reason_REASON_OUT_OF_MEMORY, 137}, "ended by signal 9"},
 		"timed out, status 0":  {&fettlev1.Exit{TimedOut: true}, end{model.Timeout, fettlev1.Reason_REASON_TIME_LIMIT, 1}, end{model.Timeout, fettlev1.Reason_REASON_TIME_LIMIT, 1}, "exit status 0"},

@@ -18,6 +18,8 @@ const (
 	// maxPredicted and maxOutcomes bound what is remembered.
 	maxPredicted = 100_000
 	maxOutcomes  = 10_000
+	// clockSlackMS is what a start may be off and still be as predicted: a cycle and the log take their time.
+	clockSlackMS = 1000
 )
 
 // predictions remembers when jobs were first predicted to start, and how far off that was. It is leader memory.
@@ -84,7 +86,7 @@ func (p *predictions) started(j *state.Job) {
 		return
 	}
 	delete(p.byJob, j.ID)
-	o := outcome{partition: j.Spec.GetPartition(), errorMS: at - s.AtMS, within: at >= s.LowMS && (s.HighMS == 0 || at <= s.HighMS)}
+	o := outcome{partition: j.Spec.GetPartition(), errorMS: at - s.AtMS, within: at >= s.LowMS-clockSlackMS && (s.HighMS == 0 || at <= s.HighMS+clockSlackMS)}
 	if len(p.outcomes) < maxOutcomes {
 		p.outcomes = append(p.outcomes, o)
 		return

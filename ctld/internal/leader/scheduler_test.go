@@ -42,6 +42,18 @@ func newRig(t *testing.T) *rig {
 	r.sched = NewScheduler(SchedulerConfig{
 		Store: store, Log: r.log, Scorer: scorer, Logger: slog.New(slog.DiscardHandler), Now: time.Now,
 		Connected: func() func(string) bool { return func(string) bool { return true } },
+		Explain:   scorer,
+		Configure: func(ctx context.Context, settings []*fettlev1.KeyValue) error {
+			set := map[string]string{}
+			for _, kv := range settings {
+				set[kv.GetKey()] = kv.GetValue()
+			}
+			params, err := policy.ParseSettings(set)
+			if err != nil {
+				return err
+			}
+			return scorer.Configure(ctx, set, params)
+		},
 	})
 	r.must(&raftlogv1.Entry{Op: &raftlogv1.Entry_NewTerm{NewTerm: &raftlogv1.NewTerm{Term: 1, LeaderId: "a"}}})
 	inv := &fettlev1.Inventory{Cpus: 64, MemoryMib: 1 << 20}
@@ -63,11 +75,16 @@ func (r *rig) must(e *raftlogv1.Entry) *fsm.Result {
 
 func (r *rig) submit(spec *fettlev1.JobSpec) uint64 {
 	r.t.Helper()
+	return r.submitAs("ada", 1000, spec)
+}
+
+func (r *rig) submitAs(user string, uid uint32, spec *fettlev1.JobSpec) uint64 {
+	r.t.Helper()
 	if spec.GpusPerNode == nil {
 		spec.GpusPerNode = &fettlev1.GPURequest{Count: 4}
 	}
 	spec.Method, spec.Script, spec.WorkDir = "script", []byte("#!/bin/true\n"), "/tmp"
-	res := r.must(&raftlogv1.Entry{Actor: &raftlogv1.Actor{User: "ada", Uid: 1000}, Op: &raftlogv1.Entry_Submit{Submit: &raftlogv1.SubmitJobs{
+	res := r.must(&raftlogv1.Entry{Actor: &raftlogv1.Actor{User: user, Uid: uid}, Op: &raftlogv1.Entry_Submit{Submit: &raftlogv1.SubmitJobs{
 		Jobs: []*fettlev1.JobSubmission{{RequestId: fmt.Sprint(r.store.Snapshot().Index()), Spec: spec}},
 	}}})
 	if e := res.Submit[0].Err; e != nil {

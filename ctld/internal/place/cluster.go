@@ -8,7 +8,7 @@ import (
 )
 
 // DefaultHeadroomMiB is what a job that shares a card takes beyond the memory it asks for: its context.
-const DefaultHeadroomMiB = 512
+const DefaultHeadroomMiB = 768
 
 // Cluster is the nodes and what is held on them. It lives as long as its owner and follows changes one by one; what it
 // answers depends on the facts and holdings alone, not on the order in which they came. It is not safe for concurrent use.

@@ -30,7 +30,7 @@ func TestExplain(t *testing.T) {
 		{"cards are busy outside", []string{"n1=hh"}, []func(*Node){busy}, Request{GPUs: 2}, MissingBusyOutside, "something outside of jobs uses n1:0"},
 		{"CPUs", []string{"n1=Hh"}, nil, Request{GPUs: 1, CPUs: 64}, MissingCPUs, "needs 64 CPUs on each node, at most 63 free where the GPUs are"},
 		{"memory", []string{"n1=Hh"}, []func(*Node){func(n *Node) { n.MemMiB = 500 }}, Request{GPUs: 1, MemMiB: 400}, MissingMemory, "needs 400 MiB of memory on each node, at most 200 free where the GPUs are"},
-		{"a share", []string{"n1=HS"}, nil, Request{GPUs: 1, VRAMMiB: 60_000}, MissingVRAM, "needs 60000 MiB on 1 GPU on a node, at most 48976 are left on a card"},
+		{"a share", []string{"n1=HS"}, nil, Request{GPUs: 1, VRAMMiB: 60_000}, MissingVRAM, "needs 60000 MiB on 1 GPU on a node, at most 48464 are left on a card"},
 		{"an exclusive node", []string{"n1=Hh"}, nil, Request{GPUs: 1, Exclusive: true}, MissingIdleNodes, "needs 1 node to itself, 0 idle"},
 		{"a card that it names", []string{"n1=Hh"}, nil, Request{GPUs: 1, DeviceIndexes: []uint32{0}}, MissingNamed, "the GPUs that it names are in use"},
 	}
