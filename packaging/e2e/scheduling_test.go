@@ -65,7 +65,7 @@ func TestScheduling(t *testing.T) {
 // testBackfill has a job that needs the whole node wait for one that has most of it.
 func testBackfill(ctx context.Context, t *testing.T, c *Cluster) {
 	w := c.watchJobs(ctx, t)
-	first, second, rest := c.gate(t), c.gate(t), c.gate(t)
+	first, second, rest := c.gate(), c.gate(), c.gate()
 	most := c.job(ctx, t, first.wait(), "-p", "line", "--gpus", "3", "-t", "10")
 	c.started(ctx, t, most)
 	head := c.job(ctx, t, second.wait(), "-p", "line", "--gpus", "4", "-t", "2", "--priority", "1")
@@ -107,7 +107,7 @@ func testBackfill(ctx context.Context, t *testing.T, c *Cluster) {
 
 // testSharedMemory has jobs with shares of a card and one that wants all of it.
 func testSharedMemory(ctx context.Context, t *testing.T, c *Cluster) {
-	gates := []gate{c.gate(t), c.gate(t), c.gate(t), c.gate(t), c.gate(t)}
+	gates := []gate{c.gate(), c.gate(), c.gate(), c.gate(), c.gate()}
 	out := filepath.Join(t.TempDir(), "share")
 	a := c.job(ctx, t, `echo "$FETTLE_VRAM_MIB $FETTLE_VRAM_FRACTION" >`+out+"; "+gates[0].wait(), "-p", "share", "--vram", "30G")
 	b := c.job(ctx, t, gates[1].wait(), "-p", "share", "--vram", "30G")
@@ -160,7 +160,7 @@ func testSharedMemory(ctx context.Context, t *testing.T, c *Cluster) {
 func testWishes(ctx context.Context, t *testing.T, c *Cluster) {
 	place := func(want []string, args ...string) (id uint64, done gate) {
 		t.Helper()
-		done = c.gate(t)
+		done = c.gate()
 		id = c.job(ctx, t, done.wait(), append([]string{"-p", "racks"}, args...)...)
 		if got := nodesOf(c.started(ctx, t, id)); want != nil && !slices.Equal(got, want) {
 			t.Errorf("fsubmit %q runs on %v, want %v", args, got, want)
@@ -218,7 +218,7 @@ func testReservation(ctx context.Context, t *testing.T, c *Cluster) {
 	c.run(ctx, t, "fctl", "reservation", "create", "course", "--nodes", "n7", "--duration", "1h", "--users", me.Username)
 	outside := c.job(ctx, t, "true", "-p", "kept", "--gpus", "1", "-t", "1")
 	c.waits(ctx, t, outside, fettlev1.Reason_REASON_RESERVATION)
-	g := c.gate(t)
+	g := c.gate()
 	inside := c.job(ctx, t, g.wait(), "-p", "kept", "--gpus", "1", "-t", "10", "--reservation", "course")
 	if got := nodesOf(c.started(ctx, t, inside)); !slices.Equal(got, []string{"n7"}) {
 		t.Errorf("the job of the reservation is on %v", got)
@@ -243,7 +243,7 @@ func testReservation(ctx context.Context, t *testing.T, c *Cluster) {
 
 // testBeginAndDeadline has jobs that must not start yet, and not any more.
 func testBeginAndDeadline(ctx context.Context, t *testing.T, c *Cluster) {
-	g := c.gate(t)
+	g := c.gate()
 	later := c.job(ctx, t, "true", "--begin", "now+1s")
 	full := c.job(ctx, t, g.wait(), "--gpus", "2")
 	c.started(ctx, t, full)

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/uuid"
+
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
 	"github.com/fettle-hpc/fettle/proto/model"
 )
@@ -19,10 +21,7 @@ import (
 // gate is a file that jobs wait for.
 type gate string
 
-func (c *Cluster) gate(t *testing.T) gate {
-	t.Helper()
-	return gate(filepath.Join(t.TempDir(), "gate"))
-}
+func (c *Cluster) gate() gate { return gate(filepath.Join(c.opt.Dir, "gate-"+uuid.NewString())) }
 
 // wait is shell that waits until the gate is open.
 func (g gate) wait() string { return "while [ ! -e " + string(g) + " ]; do sleep 0.05; done" }
