@@ -188,7 +188,7 @@ func (c *call) writeJob(w io.Writer, j *fettlev1.Job, now time.Time) error {
 	if len(j.GetWaitingFor()) > 0 {
 		fs = append(fs, field{"Waits for", model.DependenciesText(j.GetWaitingFor(), j.GetSpec().GetDependencyAny())})
 	}
-	if j.GetState() == model.Pending && j.GetPredictedStartMs() > 0 {
+	if j.GetState() == model.Pending && j.GetPredictedStartMs() > now.UnixMilli() {
 		fs = append(fs, field{"Expected start", render.Time(j.GetPredictedStartMs())})
 	}
 	if n := j.GetPreemptedCount(); n > 0 {
@@ -200,7 +200,7 @@ func (c *call) writeJob(w io.Writer, j *fettlev1.Job, now time.Time) error {
 	if j.GetEndMs() > 0 {
 		fs = append(fs, field{"Ended", render.Time(j.GetEndMs())})
 	}
-	if j.GetStartMs() > 0 {
+	if j.GetStartMs() > 0 && !api.IsArray(j) {
 		fs = append(fs, field{"Ran", render.Span(elapsed(j, now))})
 	}
 	if model.HasExitStatus(j) {

@@ -17,7 +17,6 @@ import (
 	"github.com/fettle-hpc/fettle/client/api"
 	"github.com/fettle-hpc/fettle/client/render"
 	fettlev1 "github.com/fettle-hpc/fettle/proto/fettle/v1"
-	"github.com/fettle-hpc/fettle/proto/gres"
 	"github.com/fettle-hpc/fettle/proto/model"
 )
 
@@ -257,12 +256,15 @@ type queueLister struct {
 	pending uint64
 }
 
-// key is what rows are ordered by: jobs that hold resources, jobs that wait, finished jobs; then priority; then number.
+// key is what rows are ordered by: jobs that hold resources, jobs that wait, finished jobs; then priority; then number, an
+// array's elements after their array by index.
 type key struct {
 	row   int32
 	group uint8
 	pri   uint8
 	id    uint64
+	// element is 0 for a job, else the index in the array plus 1.
+	element uint64
 }
 
 func group(s fettlev1.JobState) uint8 {
@@ -286,6 +288,9 @@ func (q *queueLister) table(ctx context.Context, term render.Terminal) (*render.
 	sorted := true
 	header, err := q.cl.ScanJobs(ctx, q.req, func(j *fettlev1.Job) error {
 		k := key{row: int32(len(keys)), group: group(j.GetState()), id: j.GetId()}
+		if array := j.GetArrayJobId(); array != 0 {
+			k.id, k.element = array, uint64(j.GetArrayIndex())+1
+		}
 		switch k.group {
 		case 0:
 			q.running++
@@ -325,60 +330,7 @@ func compareKeys(a, b key) int {
 	case a.pri != b.pri:
 		return int(a.pri) - int(b.pri)
 	}
-	return cmp.Compare(a.id, b.id)
-}
-
-// jobKey is a job, or an element of an array.
-type jobKey struct {
-	id      uint64
-	element bool
-	index   uint32
-}
-
-// note remembers which of the jobs asked for by number were found.
-func (q *queueLister) note(j *fettlev1.Job) {
-	if !named(q.req.GetSelect()) {
-		return
-	}
-	if q.seen == nil {
-		q.seen = make(map[jobKey]bool)
-	}
-	q.seen[jobKey{id: j.GetId()}] = true
-	if array := j.GetArrayJobId(); array != 0 {
-		q.seen[jobKey{array, true, j.GetArrayIndex()}] = true
-	}
-}
-
-// missing refuses jobs that were asked for by number alone and not found.
-func (q *queueLister) missing() error {
-	s := q.req.GetSelect()
-	if len(s.GetUsers())+len(s.GetStates())+len(s.GetNames())+len(s.GetPartitions())+len(s.GetProjects())+len(s.GetNodes()) > 0 {
-		return nil
-	}
-	var out gres.Jobs
-	n := 0
-	for _, id := range s.GetIds() {
-		if !q.seen[jobKey{id: id}] {
-			out.IDs = append(out.IDs, id)
-			n++
-		}
-	}
-	for _, e := range s.GetElements() {
-		var gone []uint32
-		model.ArrayEach(e.GetRanges(), func(i uint32) bool {
-			if !q.seen[jobKey{e.GetJobId(), true, i}] {
-				gone = append(gone, i)
-			}
-			return true
-		})
-		if n += len(gone); len(gone) > 0 {
-			out.Elements = append(out.Elements, gres.Elements{Job: e.GetJobId(), Ranges: gres.RangesOf(gone)})
-		}
-	}
-	if n == 0 {
-		return nil
-	}
-	return fmt.Errorf("no such %s: %s; it was never submitted, or was forgotten after its retention", jobWord(n), out)
+	return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.element, b.element))
 }
 
 // json writes the answer as one document; sep stands between the jobs.

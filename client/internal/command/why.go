@@ -115,7 +115,7 @@ func (c *call) writeWhy(w io.Writer, r *fettlev1.ExplainJobResponse) error {
 		title += " waits: " + model.ReasonText(why.GetReason())
 	}
 	fmt.Fprintln(w, c.env.Out.Paint(render.Bold, render.Line(title)))
-	fs := []field{{"Why", why.GetDetail()}}
+	fs := []field{{"Why", whySentence(why)}}
 	for _, l := range why.GetLimits() {
 		fs = append(fs, field{"Limit", limitText(l)})
 	}
@@ -137,6 +137,41 @@ func (c *call) writeWhy(w io.Writer, r *fettlev1.ExplainJobResponse) error {
 		fmt.Fprintln(w, "  "+render.Line(changeText(ch)))
 	}
 	return nil
+}
+
+// whySentence is the detail of why a job waits, or what its reason means where there is no more to say.
+func whySentence(why *fettlev1.JobWhy) string {
+	d := why.GetDetail()
+	switch r := why.GetReason(); {
+	case r == fettlev1.Reason_REASON_DEPENDENCY && d != "":
+		return "waits for " + d
+	case d != "":
+		return d
+	default:
+		return reasonSentences[r]
+	}
+}
+
+var reasonSentences = map[fettlev1.Reason]string{
+	fettlev1.Reason_REASON_PRIORITY:           "jobs ahead of it in the order come first",
+	fettlev1.Reason_REASON_RESOURCES:          "it is first in line and waits for what it needs to be free",
+	fettlev1.Reason_REASON_HELD_BY_USER:       "it is held; fctl release lets it go",
+	fettlev1.Reason_REASON_HELD_BY_ADMIN:      "an admin holds it",
+	fettlev1.Reason_REASON_BEGIN_TIME:         "its begin time has not come",
+	fettlev1.Reason_REASON_BACKOFF:            "its next try waits a while after the last failure",
+	fettlev1.Reason_REASON_NODES_UNAVAILABLE:  "nodes that it needs are down, drained or unreachable",
+	fettlev1.Reason_REASON_NO_SUITABLE_NODE:   "no node could hold it even if idle",
+	fettlev1.Reason_REASON_PARTITION_DOWN:     "its partition is down",
+	fettlev1.Reason_REASON_RESERVATION:        "a reservation keeps what it needs, now or before it could be over",
+	fettlev1.Reason_REASON_LIMIT_PARTITION:    "a limit of its partition is reached",
+	fettlev1.Reason_REASON_LIMIT_PROJECT:      "a limit of its project, or of one above it, is reached",
+	fettlev1.Reason_REASON_LIMIT_USER:         "a limit of its user is reached",
+	fettlev1.Reason_REASON_ARRAY_LIMIT:        "as many elements of its array run as may at a time",
+	fettlev1.Reason_REASON_PREEMPTING:         "other jobs are being ended to make room for it",
+	fettlev1.Reason_REASON_GPUS_BUSY_OUTSIDE:  "GPUs that would do are in use by processes that are no job's",
+	fettlev1.Reason_REASON_DEPENDENCY:         "jobs that it depends on have not come so far",
+	fettlev1.Reason_REASON_LAUNCH_FAILED:      "its last launch failed through no fault of its own, and it is tried again",
+	fettlev1.Reason_REASON_LAUNCH_FAILED_HELD: "it is held after too many failed launches in a row; fctl release lets it go",
 }
 
 // placeText is a job's place in the order: "3 of those that wait, 2 in partition h100, 1 in project nlp".
