@@ -157,7 +157,8 @@ func checkProgress(_ *pluginv1.ProgressRequest, r *pluginv1.ProgressResponse) er
 }
 
 func checkClassify(_ *pluginv1.ClassifyRequest, r *pluginv1.ClassifyResponse) error {
-	if _, known := fettlev1.ExitClass_name[int32(r.GetClass())]; !known {
+	// Whether a job exceeded its share of a GPU is the node's to say.
+	if _, known := fettlev1.ExitClass_name[int32(r.GetClass())]; !known || r.GetClass() == fettlev1.ExitClass_EXIT_CLASS_VRAM_EXCEEDED {
 		return invalid("exit class %d", r.GetClass())
 	}
 	r.Detail = printable(r.Detail, maxUserText)

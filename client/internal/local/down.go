@@ -183,16 +183,40 @@ func (c *Cluster) Wipe() error {
 			return err
 		}
 	}
-	for _, name := range []string{stateFile, lockFile} {
-		if err := os.Remove(filepath.Join(c.dir, name)); err != nil {
-			return err
-		}
+	if err := os.Remove(filepath.Join(c.dir, stateFile)); err != nil {
+		return err
+	}
+	dir, err := c.setAside()
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, lockFile)); err != nil {
+		return err
 	}
 	// What others have put there stays, and the directory with it.
-	if err := os.Remove(c.dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EBUSY) {
+	if err := os.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EBUSY) {
 		return err
 	}
 	return nil
+}
+
+// setAside renames a directory that holds nothing but the lock, so that nobody who waits for the lock makes a new one in it
+// while it is removed.
+func (c *Cluster) setAside() (string, error) {
+	entries, err := os.ReadDir(c.dir)
+	if err != nil || len(entries) != 1 {
+		return c.dir, err
+	}
+	aside, err := os.MkdirTemp(filepath.Dir(c.dir), "."+filepath.Base(c.dir)+"-")
+	if err != nil {
+		// The parent is not ours: what cannot be renamed cannot be removed either.
+		return c.dir, nil
+	}
+	if err := os.Rename(c.dir, aside); err != nil {
+		_ = os.Remove(aside)
+		return c.dir, nil
+	}
+	return aside, nil
 }
 
 func (c *Cluster) names() []string {
