@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -137,24 +138,40 @@ func (d *Daemon) Running() bool {
 	}
 }
 
-// freePorts reserves n ports by opening them all before closing any.
+// Ports for daemons are below those that the kernel gives to outgoing connections, so that nobody takes one while a daemon is
+// down or not up yet.
+const (
+	lowestPort  = 11_000
+	highestPort = 30_000
+)
+
+// given are the ports that this process has handed out.
+var given = struct {
+	sync.Mutex
+	ports map[int]bool
+}{ports: map[int]bool{}}
+
+// freePorts finds n ports that nobody listens on.
 func freePorts(n int) ([]int, error) {
+	given.Lock()
+	defer given.Unlock()
 	var ports []int
-	var open []net.Listener
-	defer func() {
-		for _, l := range open {
-			_ = l.Close()
+	for range 100 * n {
+		port := lowestPort + rand.IntN(highestPort-lowestPort)
+		if given.ports[port] {
+			continue
 		}
-	}()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
-			return nil, err
+			continue
 		}
-		open = append(open, l)
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		_ = l.Close()
+		given.ports[port] = true
+		if ports = append(ports, port); len(ports) == n {
+			return ports, nil
+		}
 	}
-	return ports, nil
+	return nil, fmt.Errorf("no %d free ports from %d to %d", n, lowestPort, highestPort)
 }
 
 // Up starts a cluster and waits until it has a leader and all nodes are up.

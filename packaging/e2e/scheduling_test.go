@@ -7,6 +7,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,6 +74,7 @@ func testBackfill(ctx context.Context, t *testing.T, c *Cluster) {
 	// One GPU is free until the head's turn comes: in ten minutes, by the time limit of what runs.
 	long := c.job(ctx, t, rest.wait(), "-p", "line", "--gpus", "1", "-t", "20", "--priority", "10")
 	open := c.job(ctx, t, rest.wait(), "-p", "line", "--gpus", "1", "--priority", "10")
+	c.explains(ctx, t, head, long)
 	short := c.job(ctx, t, first.wait(), "-p", "line", "--gpus", "1", "-t", "5", "--priority", "10")
 	c.started(ctx, t, short)
 	for _, id := range []uint64{long, open} {
@@ -102,6 +104,41 @@ func testBackfill(ctx context.Context, t *testing.T, c *Cluster) {
 	}
 	if len(order) != len(jobs) || !slices.Equal(order[:4], jobs[:4]) {
 		t.Errorf("jobs started in the order %v, want %v and then the others", order, jobs[:4])
+	}
+}
+
+// explains checks the answers to why and when, about a job at the head of the queue and one that would start with a time limit
+// that lets it end before the head's turn.
+func (c *Cluster) explains(ctx context.Context, t *testing.T, head, long uint64) {
+	t.Helper()
+	why := c.run(ctx, t, "fqueue", "--why", fmt.Sprint(long))
+	if !strings.HasPrefix(why, fmt.Sprintf("Job %d", long)) || !strings.Contains(why, "waits: Priority") || !strings.Contains(why, "--time") {
+		t.Errorf("fqueue --why does not say that a shorter time limit would start job %d now:\n%s", long, why)
+	}
+	d, err := c.Leader(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := c.Client(d.Addr).ExplainJob(ctx, &fettlev1.ExplainJobRequest{JobId: long, Why: true, Order: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(resp.GetWhy().GetBehind(), func(a *fettlev1.JobAhead) bool { return a.GetJobId() == head }) || resp.GetOrder().GetBoundMs() == 0 {
+		t.Errorf("job %d waits behind %v with bound %d, want job %d among them", long, resp.GetWhy().GetBehind(), resp.GetOrder().GetBoundMs(), head)
+	}
+	starts, err := c.Client(d.Addr).PredictStarts(ctx, &fettlev1.PredictStartsRequest{Select: &fettlev1.JobSelector{Ids: []uint64{head, long}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	when := map[uint64]int64{}
+	for _, p := range starts.GetStarts() {
+		when[p.GetJobId()] = p.GetStartMs()
+	}
+	if when[head] == 0 || when[long] < when[head] {
+		t.Errorf("expected starts are %v, want job %d before job %d", when, head, long)
+	}
+	if shown := c.run(ctx, t, "fqueue", "--start", fmt.Sprint(head)); !strings.Contains(shown, fmt.Sprint(head)) || !strings.Contains(shown, "n1") {
+		t.Errorf("fqueue --start does not say where job %d will start:\n%s", head, shown)
 	}
 }
 

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -72,14 +71,7 @@ func arrayTakeover(ctx context.Context, t *testing.T, c *Cluster) func(*testing.
 		data, _ := os.ReadFile(out)
 		return strings.Split(strings.TrimSpace(string(data)), "\n")
 	}
-	if err := Poll(ctx, "wait for three elements", func() error {
-		if n := len(lines()); n < 3 {
-			return fmt.Errorf("%d run", n)
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	awaitLines(ctx, t, out, 3)
 	c.waits(ctx, t, id, fettlev1.Reason_REASON_ARRAY_LIMIT)
 	c.run(ctx, t, "fcancel", fmt.Sprintf("%d_5", id))
 	c.run(ctx, t, "fctl", "hold", fmt.Sprintf("%d_7", id))
@@ -201,9 +193,9 @@ func leftAloneTakeover(ctx context.Context, t *testing.T, c *Cluster) func(*test
 
 // preemptionTakeover has the leader go while a job makes room for another.
 func preemptionTakeover(ctx context.Context, t *testing.T, c *Cluster) func(*testing.T) {
-	asked, save, done, other := filepath.Join(c.opt.Dir, "asked"), c.gate(), c.gate(), c.gate()
+	ready, asked, save, done, other := filepath.Join(c.opt.Dir, "ready"), filepath.Join(c.opt.Dir, "asked"), c.gate(), c.gate(), c.gate()
 	// Runs until it is asked to end, then saves; the next attempt goes on from there.
-	victim := `[ "$FETTLE_ATTEMPT" -gt 1 ] && exit 0; trap 'echo "$FETTLE_JOB_ID" >>` + asked + "; " + save.wait() + "; exit 0' TERM; " + other.wait()
+	victim := `[ "$FETTLE_ATTEMPT" -gt 1 ] && exit 0; trap 'echo "$FETTLE_JOB_ID" >>` + asked + "; " + save.wait() + "; exit 0' TERM; echo >>" + ready + "; " + other.wait()
 	pair := []uint64{
 		c.job(ctx, t, victim, "-p", "batch", "--gpus", "2", "--priority", "10"),
 		c.job(ctx, t, victim, "-p", "batch", "--gpus", "2", "--priority", "10"),
@@ -212,19 +204,13 @@ func preemptionTakeover(ctx context.Context, t *testing.T, c *Cluster) func(*tes
 	for _, id := range pair {
 		held[id] = gpusOf(c.started(ctx, t, id))
 	}
+	awaitLines(ctx, t, ready, 2)
 	// One that does not ask for it waits, one that does gets the room.
 	patient := c.job(ctx, t, "true", "-p", "batch", "--gpus", "2", "--priority", "2")
 	c.waits(ctx, t, patient, fettlev1.Reason_REASON_RESOURCES)
 	urgent := c.job(ctx, t, done.wait(), "-p", "batch", "--gpus", "2", "--priority", "1", "--preempt")
 	c.waits(ctx, t, urgent, fettlev1.Reason_REASON_PREEMPTING)
-	if err := Poll(ctx, "wait for a job to be asked to end", func() error {
-		if _, err := os.Stat(asked); err != nil {
-			return errors.New("none was")
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	awaitLines(ctx, t, asked, 1)
 	return func(t *testing.T) {
 		c.waits(ctx, t, urgent, fettlev1.Reason_REASON_PREEMPTING)
 		late := c.job(ctx, t, "true", "-p", "batch", "--gpus", "1", "-t", "1", "--priority", "1")

@@ -65,11 +65,17 @@ func (c *Cluster) refused(ctx context.Context, t *testing.T, name string, args [
 // apply sets the cluster's policy by the command.
 func (c *Cluster) apply(ctx context.Context, t *testing.T, policy string) {
 	t.Helper()
+	c.run(ctx, t, "fctl", "apply", "--yes", "-f", writeFile(t, policy))
+}
+
+// writeFile writes a file of the test's own.
+func writeFile(t *testing.T, text string) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "cluster.toml")
-	if err := os.WriteFile(path, []byte(policy), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.run(ctx, t, "fctl", "apply", "--yes", "-f", path)
+	return path
 }
 
 // job submits a shell command by fsubmit, without an output file.
@@ -104,6 +110,21 @@ func (c *Cluster) waits(ctx context.Context, t *testing.T, id uint64, reason fet
 		t.Fatalf("job %d is %s, it should wait: %s", id, j.GetState(), model.ReasonText(reason))
 	}
 	return j
+}
+
+// awaitLines waits until a file that jobs write has so many lines.
+func awaitLines(ctx context.Context, t *testing.T, path string, n int) {
+	t.Helper()
+	err := Poll(ctx, fmt.Sprintf("wait for %d lines in %s", n, filepath.Base(path)), func() error {
+		data, _ := os.ReadFile(path)
+		if have := strings.Count(string(data), "\n"); have < n {
+			return fmt.Errorf("there are %d", have)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // newestOf is a job's newest attempt, empty when there is none.
