@@ -61,7 +61,6 @@ type job struct {
 	expectS int64
 	// remaining service time in seconds, for srsf.
 	remaining int64
-	running   bool
 }
 
 // before orders waiting jobs: the lowest key, then the earliest.
