@@ -114,19 +114,7 @@ func (b *bench) submitMany(n int, spec func() *fettlev1.JobSpec) error {
 	return nil
 }
 
-func (b *bench) awaitIdle() error {
-	leader, err := b.cluster.Leader(b.ctx)
-	if err != nil {
-		return err
-	}
-	return e2e.Poll(b.ctx, "wait for the queue to empty", func() error {
-		resp, err := b.cluster.Client(leader.Addr).GetCluster(b.ctx, &fettlev1.GetClusterRequest{})
-		if err == nil && resp.GetJobsPending()+resp.GetJobsRunning() > 0 {
-			err = fmt.Errorf("%d waiting, %d running", resp.GetJobsPending(), resp.GetJobsRunning())
-		}
-		return err
-	})
-}
+func (b *bench) awaitIdle() error { return b.awaitCounts(0, 0) }
 
 // nodeCPU is the CPU time of a node daemon and everything that it started and waited for.
 func nodeCPU(c *e2e.Cluster) (time.Duration, error) {

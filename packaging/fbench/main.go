@@ -52,13 +52,14 @@ func run(ctx context.Context, bin, only string, quick bool) error {
 	}
 	defer os.RemoveAll(dir)
 	fmt.Printf("fbench: %d CPUs, three controllers, fsync on, everything on this machine; state in %s\n", runtime.NumCPU(), dir)
-	fmt.Printf("%-58s %14s   %s\n", "figure", "measured", "asked for")
+	fmt.Printf("%-72s %18s   %s\n", "figure", "measured", "asked for")
 	b := &bench{ctx: ctx, bin: abs, dir: dir, quick: quick, only: only}
 	steps := []struct {
 		name string
 		f    func() error
 	}{
-		{"submits", b.submits}, {"latency", b.latency}, {"throughput", b.throughput}, {"queue", b.queue}, {"failover", b.failover},
+		{"submits", b.submits}, {"latency", b.latency}, {"throughput", b.throughput}, {"scheduling", b.scheduling}, {"queue", b.queue},
+		{"failover", b.failover},
 	}
 	for _, s := range steps {
 		if !strings.Contains(s.name, only) {
@@ -98,7 +99,7 @@ func (b *bench) down() {
 
 // line prints one figure.
 func line(name, measured, goal string) {
-	fmt.Printf("%-58s %14s   %s\n", name, measured, goal)
+	fmt.Printf("%-72s %18s   %s\n", name, measured, goal)
 }
 
 func (b *bench) size(full, quick int) int {
