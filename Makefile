@@ -70,7 +70,7 @@ lint-proto: ## style of the .proto files
 .PHONY: install
 install: build ## binaries to PREFIX/bin
 	install -d $(DESTDIR)$(PREFIX)/bin
-	for b in bin/fettle*; do install -m 0755 $$b $(DESTDIR)$(PREFIX)/bin/; done
+	for b in bin/fettle* bin/fsim; do install -m 0755 $$b $(DESTDIR)$(PREFIX)/bin/; done
 	for l in $(LINKS); do ln -sf fettle $(DESTDIR)$(PREFIX)/bin/$$l; done
 
 .PHONY: clean

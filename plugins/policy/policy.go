@@ -27,7 +27,7 @@
 // anybody used meanwhile. Proof: score(j) <= e_j + 5P - B_min and score(k) >= e_k - 4P - W - F - B_max
 // > e_j + D - 4P - W - F - B_max = e_j + 5P - B_min. Every bound holds at any time, so it does not matter when each was
 // scored. Hence the set of jobs that can ever stand before a job is closed D after it became eligible. Between a waiting job and a
-// running one D is larger by H. With the default settings D is 7 days, 18 hours and 12 hours.
+// running one D is larger by H. With the default settings D is 12 days: 108 hours for priority, 7 days for size, 12 hours for fair share.
 //
 // The form follows the virtual-time orders of the backfilling literature; the size term is shortest-remaining-area first
 // with its advantage capped, the fair-share term Slurm's classic 2^(-usage/share), multiplied along the path of an account.
@@ -74,10 +74,12 @@ type Params struct {
 	PartitionMS, ProjectMS map[string]int64
 }
 
-// Defaults are two hours a level of priority, a week for being small, twelve hours for having used nothing and one for running.
+// Defaults are twelve hours a level of priority, a week for being small, twelve hours for having used nothing and one for
+// running. At twelve hours an urgent job (1) comes before a routine one (5) that asks for up to 31 times less: priorities mean
+// something to people, and it costs little (docs/scheduling.md).
 func Defaults() Params {
 	return Params{
-		PriorityMS: (2 * time.Hour).Milliseconds(), SizeMS: (168 * time.Hour).Milliseconds(),
+		PriorityMS: (12 * time.Hour).Milliseconds(), SizeMS: (168 * time.Hour).Milliseconds(),
 		FairShareMS: (12 * time.Hour).Milliseconds(), HysteresisMS: time.Hour.Milliseconds(),
 	}
 }

@@ -62,11 +62,14 @@ func TestOrder(t *testing.T) {
 			t.Errorf("priority %d is not before %d", level, level+1)
 		}
 	}
-	if at(1, 3) >= at(5, 0) {
-		t.Error("an urgent job does not overtake a routine one of three hours before")
+	if at(1, 47) >= at(5, 0) {
+		t.Error("an urgent job does not overtake a routine one of two days before")
 	}
-	if at(1, 9) <= at(5, 0) {
-		t.Error("an urgent job overtakes a routine one that has waited nine hours longer")
+	if at(1, 49) <= at(5, 0) {
+		t.Error("an urgent job overtakes a routine one that has waited two days longer")
+	}
+	if p.Score(1, 0, 8, 86_400) >= p.Score(5, 0, 1, 8*3600) {
+		t.Error("an urgent day on eight GPUs does not come before eight routine hours on one")
 	}
 	if p.Score(5, 0, 8, 86_400) <= p.Score(5, 24*hour, 1, 3600) {
 		t.Error("a small job does not overtake a day's work on eight GPUs of a day before")
@@ -140,7 +143,7 @@ func TestRunning(t *testing.T) {
 	if d := p.ScoreJob(Job{}) - p.ScoreJob(Job{Running: true}); d != hour {
 		t.Errorf("running is worth %d ms, want an hour", d)
 	}
-	if p.BoundMS() != (18+168+12)*hour || p.RunningBoundMS() != (18+168+12+1)*hour {
+	if p.BoundMS() != (108+168+12)*hour || p.RunningBoundMS() != (108+168+12+1)*hour {
 		t.Errorf("D is %s, with running jobs %s", Duration(p.BoundMS()), Duration(p.RunningBoundMS()))
 	}
 }
@@ -303,7 +306,7 @@ func TestTerms(t *testing.T) {
 	p.PartitionMS = map[string]int64{"debug": hour / 2}
 	want := []Term{
 		{"eligible", 1_700_000_000_000, "since 2023-11-14T22:13:20Z"},
-		{"priority", -4 * hour, "priority 3 (default 5), 2h a level"},
+		{"priority", -24 * hour, "priority 3 (default 5), 12h a level"},
 		{"size", p.sizeTerm(&j), "8 GPUs x 7200 s left (by its time limit), counted as 57600 GPU-seconds; 7d at most"},
 		{"fair_share", -3 * hour, "lab used 50.0 % of 25.0 % due, ann used 0.0 % of 33.3 % due, factor 0.250; 12h at most"},
 		{"partition", -hour / 2, "partition debug"},

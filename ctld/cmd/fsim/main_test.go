@@ -100,8 +100,8 @@ func TestFettle(t *testing.T) {
 	if got.Copies != 2 || len(got.Results) != 1 || got.Results[0].Name != "multifactor" || len(got.Results[0].Runs) != 2 || got.Results[0].Runs[1].Jobs != 600 {
 		t.Errorf("got %+v", got)
 	}
-	// 9 levels of 2 h, 24 h for the size and 12 h of fair share.
-	if bound := got.Results[0].Runs[0].Bound; bound != 54*3600 {
+	// 9 levels of 12 h, 24 h for the size and 12 h of fair share.
+	if bound := got.Results[0].Runs[0].Bound; bound != 144*3600 {
 		t.Errorf("bound %d s", bound)
 	}
 	if text, err := os.ReadFile(page); err != nil || !bytes.Contains(text, []byte("<svg")) {
@@ -221,7 +221,7 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	_, out, _ := call(t, "policies")
-	for _, want := range []string{"multifactor", "fifo", "vst48-limit", "198 h later"} {
+	for _, want := range []string{"multifactor", "fifo", "vst48-limit", "288 h later"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in %s", want, out)
 		}

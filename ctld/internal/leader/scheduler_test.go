@@ -155,7 +155,8 @@ func TestAgeingBeatsPriorityInTheEnd(t *testing.T) {
 		defer r.lead()()
 		wantActive(t, r, running)
 		old := r.submit(&fettlev1.JobSpec{Priority: 10})
-		advance(19 * time.Hour)
+		// More than nine levels are worth.
+		advance(109 * time.Hour)
 		young := r.submit(&fettlev1.JobSpec{Priority: 1})
 		r.end(running)
 		wantActive(t, r, old)
