@@ -23,8 +23,10 @@ type gate string
 
 func (c *Cluster) gate() gate { return gate(filepath.Join(c.opt.Dir, "gate-"+uuid.NewString())) }
 
-// wait is shell that waits until the gate is open.
-func (g gate) wait() string { return "while [ ! -e " + string(g) + " ]; do sleep 0.05; done" }
+// wait is shell that waits until the gate is open, or the cluster's directory gone: no job outlives a test that failed.
+func (g gate) wait() string {
+	return "while [ -d " + filepath.Dir(string(g)) + " ] && [ ! -e " + string(g) + " ]; do sleep 0.05; done"
+}
 
 func (g gate) open(t *testing.T) {
 	t.Helper()

@@ -113,7 +113,7 @@ func (b *bench) startsBehind() error {
 		return err
 	}
 	hold := held("hold")
-	hold.Hold, hold.Script, hold.GpusPerNode = false, []byte("#!/bin/sh\nexec sleep 100000\n"), &fettlev1.GPURequest{Count: 1}
+	hold.Hold, hold.Script, hold.GpusPerNode = false, []byte("#!/bin/sh\nwhile [ -d "+b.dir+" ]; do sleep 1; done\n"), &fettlev1.GPURequest{Count: 1}
 	if err := b.submitMany(1, func() *fettlev1.JobSpec { return hold }); err != nil {
 		return err
 	}
