@@ -22,6 +22,12 @@ preempt = "requeue"
 preempt_grace = "2m"
 min_run = "0s"
 [[partition]]
+name = "ranked"
+nodes = "n3"
+preempt = "requeue"
+min_run = "0s"
+priority_gap = 0
+[[partition]]
 name = "main"
 nodes = "n2"
 default = true
@@ -30,7 +36,9 @@ default = true
 // TestSchedulingAcrossLeaders kills the leader in the middle of arrays, chains of jobs and a preemption, all on one cluster.
 func TestSchedulingAcrossLeaders(t *testing.T) {
 	t.Parallel()
-	c := upCluster(t, Options{Nodes: 2, CPUs: 32, NodeConf: map[string]string{"n1": "gres = \"gpu:h100:4\"\n", "n2": "gres = \"gpu:h100:2\"\n"}})
+	c := upCluster(t, Options{Nodes: 3, CPUs: 32, NodeConf: map[string]string{
+		"n1": "gres = \"gpu:h100:4\"\n", "n2": "gres = \"gpu:h100:2\"\n", "n3": "gres = \"gpu:h100:1\"\n",
+	}})
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	c.apply(ctx, t, takeoverPolicy)
@@ -38,7 +46,7 @@ func TestSchedulingAcrossLeaders(t *testing.T) {
 		name   string
 		before func(context.Context, *testing.T, *Cluster) (after func(*testing.T))
 	}{
-		{"Array", arrayTakeover}, {"Dependencies", dependencyTakeover}, {"LeftAlone", leftAloneTakeover}, {"Preemption", preemptionTakeover},
+		{"Array", arrayTakeover}, {"Dependencies", dependencyTakeover}, {"LeftAlone", leftAloneTakeover}, {"Rank", rankTakeover}, {"Preemption", preemptionTakeover},
 	}
 	after := make([]func(*testing.T), len(scenarios))
 	for i, s := range scenarios {
@@ -58,7 +66,8 @@ func TestSchedulingAcrossLeaders(t *testing.T) {
 	if err := c.AwaitLeader(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for i, s := range scenarios {
+	// The last one first: while it preempts, those that are to be left alone are left alone.
+	for i, s := range slices.Backward(scenarios) {
 		t.Run("After"+s.name, after[i])
 	}
 }
@@ -187,6 +196,26 @@ func leftAloneTakeover(ctx context.Context, t *testing.T, c *Cluster) func(*test
 		o, u := c.completed(ctx, t, old), c.completed(ctx, t, urgent)
 		if o.GetAttempt() != 1 || o.GetPreemptedCount() != 0 || newestOf(u).GetDispatchMs() < o.GetEndMs() {
 			t.Errorf("a job was touched for another although its partition does not allow it: %v", o.GetAttempts())
+		}
+	}
+}
+
+// rankTakeover has a job that may preempt wait for one that is ahead of it in the order, where the order alone decides.
+func rankTakeover(ctx context.Context, t *testing.T, c *Cluster) func(*testing.T) {
+	g := c.gate()
+	ahead := c.job(ctx, t, g.wait(), "-p", "ranked", "--gpus", "1", "--priority", "1", "-t", "2")
+	c.started(ctx, t, ahead)
+	behind := c.job(ctx, t, "true", "-p", "ranked", "--gpus", "1", "--priority", "10", "-t", "4-0", "--preempt")
+	c.waits(ctx, t, behind, fettlev1.Reason_REASON_RESOURCES)
+	return func(t *testing.T) {
+		if err := c.AwaitNodes(ctx); err != nil {
+			t.Fatal(err)
+		}
+		c.waits(ctx, t, behind, fettlev1.Reason_REASON_RESOURCES)
+		g.open(t)
+		c.completed(ctx, t, behind)
+		if j := c.completed(ctx, t, ahead); j.GetAttempt() != 1 || j.GetPreemptedCount() != 0 {
+			t.Errorf("a job was ended for one behind it in the order: %v", j.GetAttempts())
 		}
 	}
 }

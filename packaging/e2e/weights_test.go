@@ -19,7 +19,7 @@ func TestWeightsChangeTheOrderLive(t *testing.T) {
 	defer cancel()
 	g := c.gate()
 	c.started(ctx, t, c.job(ctx, t, g.wait(), "--gpus", "1"))
-	patient := c.job(ctx, t, "true", "--gpus", "1", "--priority", "10", "-t", "10")
+	patient := c.job(ctx, t, "true", "--gpus", "1", "--priority", "6", "-t", "10")
 	urgent := c.job(ctx, t, "true", "--gpus", "1", "--priority", "1", "-t", "10")
 	long := c.job(ctx, t, "true", "--gpus", "1", "--priority", "1", "-t", "4-0")
 	order := func(what string, want ...uint64) {

@@ -128,21 +128,22 @@ func waitsFor(snap *state.Snapshot, j *state.Job) []uint64 {
 
 // sentence says in a few words what keeps a job that waits for resources or its turn.
 func sentence(why *fettlev1.JobWhy, w sched.Why) string {
-	jobs := func(n int) string {
+	// "1 job keeps", "2 jobs keep"
+	jobs := func(n int, verb string) string {
 		if n == 1 {
-			return "1 job"
+			return "1 job " + verb + "s"
 		}
-		return strconv.Itoa(n) + " jobs"
+		return strconv.Itoa(n) + " jobs " + verb
 	}
 	switch {
 	case why.GetReason() == fettlev1.Reason_REASON_UNSPECIFIED:
 		return "it starts with the next cycle"
 	case len(w.Behind) > 0 && len(w.Running) > 0:
-		return "it is behind " + jobs(len(w.Behind)) + " in the order, and " + jobs(len(w.Running)) + " hold what it needs"
+		return jobs(len(w.Behind), "stand") + " before it in the order, and " + jobs(len(w.Running), "hold") + " what it needs"
 	case len(w.Behind) > 0:
-		return "it is behind " + jobs(len(w.Behind)) + " in the order that keep what it could use"
+		return jobs(len(w.Behind), "keep") + " what it could use, before it in the order"
 	case len(w.Running) > 0:
-		return jobs(len(w.Running)) + " hold what it needs"
+		return jobs(len(w.Running), "hold") + " what it needs"
 	}
 	return ""
 }

@@ -35,7 +35,7 @@ func TestExplainJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := resp.GetWhy()
-	if w.GetReason() != fettlev1.Reason_REASON_RESOURCES || w.GetDetail() != "it is behind 1 job in the order that keep what it could use" || w.GetPosition() != 2 || w.GetProjectPosition() != 1 {
+	if w.GetReason() != fettlev1.Reason_REASON_RESOURCES || w.GetDetail() != "1 job keeps what it could use, before it in the order" || w.GetPosition() != 2 || w.GetProjectPosition() != 1 {
 		t.Errorf("why: %v", w)
 	}
 	if len(w.GetBehind()) != 1 || w.GetBehind()[0].GetJobId() != first || w.GetBehind()[0].GetName() != "first" || w.GetBehind()[0].GetExpectedMs() != 1000 {

@@ -21,8 +21,10 @@ type Feed struct {
 	windows []window
 	cfg     FeedConfig
 	// askedMS is when running jobs were last asked how long they have to go.
-	askedMS  int64
-	scores   map[uint64]int64
+	askedMS int64
+	scores  map[uint64]int64
+	// ranks are the policy's scores of jobs that run.
+	ranks    map[uint64]int64
 	forecast forecast
 }
 
@@ -43,7 +45,7 @@ type window struct {
 
 // NewFeed makes a feed with an empty planner: call Reset first.
 func NewFeed(cfg FeedConfig) *Feed {
-	return &Feed{planner: sched.NewPlanner(cfg.Options), needs: map[*fettlev1.JobSpec]*sched.Needs{}, connected: map[string]bool{}, cfg: cfg, scores: map[uint64]int64{}}
+	return &Feed{planner: sched.NewPlanner(cfg.Options), needs: map[*fettlev1.JobSpec]*sched.Needs{}, connected: map[string]bool{}, cfg: cfg, scores: map[uint64]int64{}, ranks: map[uint64]int64{}}
 }
 
 // Planner is what is fed.
@@ -120,6 +122,7 @@ func (f *Feed) node(n *state.Node, connected func(node string) bool) {
 // Pending says that a job may start, at a score.
 func (f *Feed) Pending(snap *state.Snapshot, j *state.Job, score int64) {
 	f.scores[j.ID] = score
+	delete(f.ranks, j.ID)
 	f.planner.SetJob(sched.JobOf(snap, j, score, f.needsOf(j.Spec)))
 }
 
@@ -128,15 +131,9 @@ func (f *Feed) Hold(id uint64) { f.planner.Remove(id) }
 
 // Active says what a job holds.
 func (f *Feed) Active(snap *state.Snapshot, j *state.Job, nowMS int64) {
-	score, ok := f.scores[j.ID]
+	rank, ok := f.ranks[j.ID]
 	if !ok {
-		score = j.EligibleMS
-		if j.IsElement() {
-			if of, ok := f.scores[j.ArrayJobID]; ok {
-				score = of
-			}
-		}
-		f.scores[j.ID] = score
+		rank = f.lastScore(j) - hysteresis
 	}
 	left := int64(-1)
 	if f.cfg.Remaining != nil {
@@ -144,16 +141,34 @@ func (f *Feed) Active(snap *state.Snapshot, j *state.Job, nowMS int64) {
 			left = s * 1000
 		}
 	}
-	f.planner.SetRunning(sched.RunningOf(snap, j, score-hysteresis, nowMS, left))
+	f.planner.SetRunning(sched.RunningOf(snap, j, rank, nowMS, left))
 }
 
-// hysteresis is by how much a running job is ahead of its place in the queue when it is compared with one that wants its GPUs,
-// in milliseconds: jobs of about the same rank do not push each other out.
+// Rank says what score the policy gives to a job that holds something: with it the job is compared with one that wants its GPUs.
+func (f *Feed) Rank(snap *state.Snapshot, j *state.Job, score, nowMS int64) {
+	f.ranks[j.ID] = score
+	f.Active(snap, j, nowMS)
+}
+
+// lastScore is a running job's score from when it waited, or else its age: as good as any where nobody is preempted.
+func (f *Feed) lastScore(j *state.Job) int64 {
+	if score, ok := f.scores[j.ID]; ok {
+		return score
+	}
+	if of, ok := f.scores[j.ArrayJobID]; ok && j.IsElement() {
+		return of
+	}
+	return j.EligibleMS
+}
+
+// hysteresis is by how much a job that the policy has not ranked since it runs is ahead of its place in the queue, in
+// milliseconds.
 const hysteresis = 3_600_000
 
 // Gone forgets a job that neither waits nor holds anything.
 func (f *Feed) Gone(id uint64) {
 	delete(f.scores, id)
+	delete(f.ranks, id)
 	f.planner.Remove(id)
 }
 

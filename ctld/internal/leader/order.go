@@ -50,6 +50,31 @@ func (s *Scheduler) account(snap *state.Snapshot, now int64, anew bool) map[acco
 	return s.accounts.follow(old)
 }
 
+// preempts says whether any partition lets its jobs be preempted.
+func preempts(snap *state.Snapshot) bool {
+	return slices.ContainsFunc(snap.Policy().GetPartitions(), func(p *fettlev1.Partition) bool {
+		return p.GetPreempt() > fettlev1.PreemptMode_PREEMPT_MODE_OFF
+	})
+}
+
+// rank has the policy score a running job where that matters; false where it does not.
+func (s *Scheduler) rank(j *state.Job, now int64, cols *policy.Columns) bool {
+	if !s.preempting {
+		return false
+	}
+	row := s.columnsOf(j)
+	row.Running = true
+	if start := j.Current().GetStartMs(); start > 0 && now > start {
+		row.RunS += (now - start) / 1000
+	}
+	if s.cfg.Remaining != nil {
+		row.RemainingS = max(s.cfg.Remaining(j.ID, j.Attempt), 0)
+	}
+	cols.Append(row)
+	s.ranked[j.ID] = true
+	return true
+}
+
 // Order says what the place of a job in the queue is made of. The job need not wait.
 func (s *Scheduler) Order(ctx context.Context, j *state.Job) (host.Explanation, host.Source, error) {
 	if s.cfg.Explain == nil {

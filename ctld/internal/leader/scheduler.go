@@ -67,8 +67,12 @@ type Scheduler struct {
 	mu     sync.RWMutex
 	stats  stats
 	// accounts is the use of the cluster as the policy is told of it, settings what the policy was last given.
-	accounts    *accounts
-	settings    []*fettlev1.KeyValue
+	accounts *accounts
+	settings []*fettlev1.KeyValue
+	// preempting says that some partition lets jobs be preempted: then the policy ranks running jobs too. ranked are those it
+	// was told of.
+	preempting  bool
+	ranked      map[uint64]bool
 	predictions atomic.Pointer[predictions]
 	asked       asked
 	// questions are answered between cycles, until term is closed; nil when this controller does not lead.
@@ -83,7 +87,7 @@ type Scheduler struct {
 // NewScheduler makes a scheduler that does nothing until Lead.
 func NewScheduler(cfg SchedulerConfig) *Scheduler {
 	return &Scheduler{
-		cfg: cfg, wake: make(chan struct{}, 1), later: sched.NewQueue(), refused: map[uint64]refusal{}, scores: map[uint64]int64{},
+		cfg: cfg, wake: make(chan struct{}, 1), later: sched.NewQueue(), refused: map[uint64]refusal{}, scores: map[uint64]int64{}, ranked: map[uint64]bool{},
 		questions: make(chan func(*Feed, *state.Snapshot, int64)), stirred: map[string]bool{},
 	}
 }
@@ -318,6 +322,9 @@ func (s *Scheduler) follow(ctx context.Context, snap *state.Snapshot, now int64,
 		// Other weights: everybody's score may be another one.
 		reset = true
 	}
+	if on := preempts(snap); on != s.preempting {
+		s.preempting, reset = on, true
+	}
 	moved := s.account(snap, now, reset || ch.policy)
 	if reset {
 		s.feed, s.later = NewFeed(FeedConfig{Options: s.cfg.Options, Remaining: s.cfg.Remaining, BusyOutside: s.cfg.BusyOutside}), sched.NewQueue()
@@ -328,9 +335,18 @@ func (s *Scheduler) follow(ctx context.Context, snap *state.Snapshot, now int64,
 				cols.Append(s.columnsOf(j))
 			}
 		}
+		clear(s.ranked)
+		for j := range snap.Active {
+			s.rank(j, now, &cols)
+		}
 	} else {
 		if len(moved) > 0 {
 			for j := range snap.Pending {
+				if moved[accountKey{j.Account(), j.User}] {
+					ch.again = append(ch.again, j.ID)
+				}
+			}
+			for j := range snap.Active {
 				if moved[accountKey{j.Account(), j.User}] {
 					ch.again = append(ch.again, j.ID)
 				}
@@ -355,13 +371,20 @@ func (s *Scheduler) follow(ctx context.Context, snap *state.Snapshot, now int64,
 				s.later.Delete(id)
 				s.predictions.Load().started(j)
 				s.feed.Active(snap, j, now)
+				if s.rank(j, now, &cols) {
+					s.mu.Lock()
+					delete(s.scores, id)
+					s.mu.Unlock()
+					continue
+				}
 			default:
 				s.later.Delete(id)
 				s.predictions.Load().gone(id)
 				s.feed.Gone(id)
 			}
-			if _, queued := s.scores[id]; queued {
+			if _, queued := s.scores[id]; queued || s.ranked[id] {
 				removed = append(removed, id)
+				delete(s.ranked, id)
 			}
 		}
 	}
@@ -401,13 +424,17 @@ func (s *Scheduler) score(ctx context.Context, snap *state.Snapshot, now int64, 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, id := range scores.ID {
-		if j := snap.Job(id); j != nil && j.State == fettlev1.JobState_JOB_STATE_PENDING {
+		switch j := snap.Job(id); {
+		case j == nil:
+		case j.State == fettlev1.JobState_JOB_STATE_PENDING:
 			if j.Spec.GetPreempt() {
 				s.asked.untilMS = 0
 			}
 			s.scores[id] = scores.Score[i]
 			s.predictions.Load().waits(id)
 			s.feed.Pending(snap, j, scores.Score[i])
+		case j.Active():
+			s.feed.Rank(snap, j, scores.Score[i], now)
 		}
 	}
 	return true
@@ -457,42 +484,5 @@ func (s *Scheduler) columnsOf(j *state.Job) policy.Job {
 		ID: j.ID, Priority: j.Spec.GetPriority(), EligibleMS: j.EligibleMS, Size: size,
 		TimeLimitS: j.Spec.GetTimeLimitS(), User: j.User, Project: j.Account(),
 		Partition: j.Spec.GetPartition(), EstimateS: j.Spec.GetEstimatedRunS(),
-	}
-}
-
-// changes gathers what happened since the last cycle: jobs that changed, and those to look at again for what the leader itself
-// knows of them.
-type changes struct {
-	all, policy bool
-	jobs, again []uint64
-	nodes       []string
-}
-
-func newChanges() *changes { return &changes{} }
-
-func (c *changes) resync() { c.all = true }
-
-func (c *changes) reset() {
-	*c = changes{jobs: c.jobs[:0], again: c.again[:0], nodes: c.nodes[:0]}
-}
-
-func (c *changes) add(set *state.ChangeSet) {
-	if set == nil {
-		return
-	}
-	if set.Resync {
-		c.all = true
-		return
-	}
-	c.policy = c.policy || set.Policy || set.Reservations
-	c.jobs = append(c.jobs, set.Jobs...)
-	c.nodes = append(c.nodes, set.Nodes...)
-	if len(c.jobs) > 1<<16 {
-		slices.Sort(c.jobs)
-		c.jobs = slices.Compact(c.jobs)
-	}
-	if len(c.nodes) > 1<<14 {
-		slices.Sort(c.nodes)
-		c.nodes = slices.Compact(c.nodes)
 	}
 }
